@@ -1,0 +1,148 @@
+"""Weights and training checkpoints: one .safetensors file that carries its configuration. No pickle."""
+
+import dataclasses
+import json
+import os
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import ConfigError, WeightsError
+from .model import ModelConfig, Ours
+
+T = TypeVar("T")
+
+FORMAT = "afmol-weights"
+VERSION = 1
+DEFAULT_MODEL = "base"
+
+
+def config_from_dict(kind: type[T], values: dict[str, Any], where: str = "configuration") -> T:
+    """A frozen config dataclass (nested ones too) from plain values, lists becoming tuples.
+
+    Raises:
+        ConfigError: a name that the configuration does not have.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # pyrefly: ignore[bad-argument-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigError(f"{where} has no field '{unknown[0]}'; its fields are {', '.join(fields)}.")
+    made = {
+        name: config_from_dict(fields[name].type, value, f"{where}.{name}")
+        if isinstance(value, dict)
+        else _tuples(value)
+        for name, value in values.items()
+    }
+    return kind(**made)
+
+
+def config_from_toml(kind: type[T], path: str | Path) -> T:
+    """A config dataclass from a TOML file; ConfigError if it cannot be read."""
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a TOML configuration: {error}.") from error
+    return config_from_dict(kind, values, Path(path).name)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a .safetensors file at once or not at all."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, metadata)
+    os.replace(part, path)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a .safetensors file; WeightsError if it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise WeightsError(f"There is no weight file {path}.") from error
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is not a weight file of afmol (.safetensors): {error}.") from error
+
+
+def save_model(model: Ours, path: str | Path, name: str, half: bool = True) -> None:
+    """Weights with their configuration; 16-bit floats by default (batch norm statistics stay 32-bit)."""
+    tensors = {
+        k: v.half() if half and v.dtype == torch.float32 and "running" not in k else v
+        for k, v in model.state_dict().items()
+    }
+    metadata = {"format": FORMAT, "version": str(VERSION), "name": name}
+    write_tensors(path, tensors, metadata | {"config": json.dumps(dataclasses.asdict(model.config))})
+
+
+def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Ours, str]:
+    """A model ready to predict, and its name, from a shipped name or a weight file.
+
+    Raises:
+        WeightsError: no such model, not a weight file, of a newer format, or damaged.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".safetensors" and not path.exists():
+        shipped = resources.files(__package__) / "weights" / f"{name_or_path}.safetensors"
+        if not shipped.is_file():
+            raise WeightsError(f"There is no model '{name_or_path}'; shipped: {', '.join(shipped_models())}.")
+        path = Path(str(shipped))
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path} holds tensors but no afmol weights.")
+    if int(metadata["version"]) > VERSION:
+        raise WeightsError(f"{path} has format {metadata['version']}, newer than this afmol reads ({VERSION}); update.")
+    try:
+        model = Ours(config_from_dict(ModelConfig, json.loads(metadata["config"])))
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    except (KeyError, RuntimeError, TypeError, ValueError, ConfigError) as error:
+        raise WeightsError(f"{path} is damaged: its weights do not fit its configuration.") from error
+    return model.eval().to(memory_format=torch.channels_last), metadata.get("name", path.stem)
+
+
+def shipped_models() -> list[str]:
+    """Names of the models in the package."""
+    folder = resources.files(__package__) / "weights"
+    return sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors"))
+
+
+def save_training(
+    path: str | Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, config: dict[str, Any]
+) -> None:
+    """Everything that an exact resume needs."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    metadata = {"format": "afmol-training", "version": str(VERSION), "step": str(step), "config": json.dumps(config)}
+    write_tensors(path, tensors, metadata)
+
+
+def load_training(path: str | Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Put a checkpoint back into model and optimizer; returns the step to go on from.
+
+    Raises:
+        WeightsError: not a training checkpoint, or one of another model.
+    """
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != "afmol-training":
+        raise WeightsError(f"{path} is not a training checkpoint.")
+    try:
+        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    except RuntimeError as error:
+        raise WeightsError(f"{path} is the checkpoint of another model; remove it or train into another folder.") from error
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, i, name = key.split(".")
+            state.setdefault(int(i), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return int(metadata["step"])

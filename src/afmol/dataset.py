@@ -1,0 +1,253 @@
+"""Training samples, made when they are needed: sample i is a function of (configuration, i).
+
+    molecule -> lay_down -> conditions (tip, height, force parameters) -> simulate -> spoil -> Batch
+
+Why force parameters are drawn at random: Lennard-Jones with point charges gets the contrast between elements wrong
+(the carboxylic oxygens of PTCDA, bright when measured, are dark in the model), and MMFF94 charges are 3-4 times those
+fitted to densities from first principles. A network must not learn to trust either.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .elements import ELEMENTS, element_index, table
+from .simulation import Grid, Tip, simulate, standard_heights
+from .simulation.afm import STANDARD_DISTANCE
+from .simulation.artefacts import (
+    background_tilt,
+    compressed,
+    cut_outs,
+    fewer_slices,
+    line_noise,
+    slice_drift,
+    white_noise,
+)
+from .structures import Molecule, Scan
+
+LABEL_DEPTH = 1.8
+"""Atoms further below the topmost one (A) are not labelled at all: nothing of them is seen."""
+
+
+class Molecules(Protocol):
+    """What samples are drawn from; `chemistry.MoleculeSet` is one."""
+
+    @property
+    def flatness(self) -> Float[np.ndarray, " n"]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Molecule: ...
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How samples are drawn. Shares are probabilities; artefacts are drawn up to the value given."""
+
+    seed: int = 0
+    flat_share: float = 0.6
+    """Share of samples of molecules flatter than `flat_limit`, the ones that experiments image."""
+    flat_limit: float = 1.6
+    """A."""
+    nominal_share: float = 0.4
+    """Share of samples with the simulator's nominal force parameters and CO tip; the others have random ones."""
+    pixel: float = 0.25
+    """A."""
+    slices: int = 10
+    windows: tuple[tuple[int, int], ...] = ((64, 64), (64, 48), (48, 64), (56, 56), (48, 48))
+    """Image sizes in pixels; one a batch."""
+    tilt: float = 5.0
+    """Standard deviation of the tilt of a molecule against the surface, degrees."""
+    bend: float = 0.3
+    """Standard deviation of the bending of a molecule at 6 A from its centre, A (random force parameters only)."""
+    distance: tuple[float, float] = (2.75, 3.6)
+    """Closest approach above a topmost carbon, A (nominal: 2.97 +- 0.25, as in the original data set)."""
+    noise: float = 0.04
+    """White noise: the standard deviation is |normal(0, this)| of a slice's range."""
+    line_noise: float = 0.01
+    drift: float = 0.15
+    """Standard deviation of the shift from slice to slice, pixels."""
+    background: float = 0.1
+    cut_outs: int = 3
+    compression: float = 0.4
+
+
+class Batch(NamedTuple):
+    """Images and labels of several samples, packed: one big graph. (A tuple, since Fabric refuses frozen dataclasses.)"""
+
+    images: Float[Tensor, "batch slices nx ny"]
+    positions: Float[Tensor, "n 3"]
+    """A, from the image's lower left corner; z = 0 is the topmost nucleus in the image."""
+    elements: Int[Tensor, " n"]
+    """Place in ELEMENTS."""
+    molecule: Int[Tensor, " n"]
+    """Sample that each atom belongs to."""
+    bonds: Int[Tensor, "m 2"]
+    """Pairs of atoms, counted through the whole batch."""
+
+
+def rotation(axis: Float[np.ndarray, " 3"], angle: float) -> Float[np.ndarray, "3 3"]:
+    """Rodrigues' rotation matrix about a unit vector, radians."""
+    x, y, z = axis
+    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
+
+
+def lay_down(molecule: Molecule, rng: np.random.Generator, tilt: float, bend: float = 0.0) -> Molecule:
+    """The molecule as on a surface: its largest plane down, either face up, any direction, tilted (degrees, standard
+    deviation), bent (A at 6 A from the centre); centred in x and y, the topmost nucleus at z = 0."""
+    centred = molecule.positions - molecule.positions.mean(0)
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+    if np.linalg.det(axes) < 0:  # a proper rotation: chirality is kept
+        axes[:, 2] *= -1
+    p = centred @ axes
+    if rng.random() < 0.5:
+        p = p * [1, -1, -1]
+    p = p @ rotation(np.array([0.0, 0.0, 1.0]), rng.uniform(0, 2 * np.pi)).T
+    towards = rng.uniform(0, 2 * np.pi)
+    p = p @ rotation(np.array([np.cos(towards), np.sin(towards), 0.0]), np.deg2rad(tilt) * rng.standard_normal()).T
+    a, b, c = bend / 36 * rng.standard_normal(3)
+    p[:, 2] += a * p[:, 0] ** 2 + b * p[:, 0] * p[:, 1] + c * p[:, 1] ** 2
+    p[:, 2] -= p[:, 2].max()
+    return replace(molecule, positions=p)
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """How a molecule is imaged."""
+
+    tip: Tip
+    distance: float
+    step: float
+    """Spacing of the slices, A."""
+    charge_scale: float
+    radius_scale: Float[np.ndarray, " e"]
+    """Factor on the Lennard-Jones radius of each entry of ELEMENTS."""
+    depth_scale: Float[np.ndarray, " e"]
+
+
+def nominal_conditions(rng: np.random.Generator) -> Conditions:
+    """The original data set's tip, nominal force parameters, height 2.97 +- 0.25 A above a topmost carbon."""
+    ones = np.ones(len(ELEMENTS))
+    return Conditions(Tip(), STANDARD_DISTANCE + rng.uniform(-0.25, 0.25), 0.1, 1.0, ones, ones)
+
+
+def random_conditions(rng: np.random.Generator, distance: tuple[float, float]) -> Conditions:
+    """Ranges of real tips and of how wrong the force model may be (see the module's text)."""
+    step = rng.uniform(0.06, 0.14)
+    steps = int(np.clip(round(rng.uniform(0.4, 1.4) / step), 4, 14))
+    tip = Tip(
+        stiffness=float(np.exp(rng.uniform(np.log(0.2), np.log(1.0)))),
+        offset=(rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3)),
+        amplitude=steps * step,
+        steps=steps,
+    )
+    return Conditions(
+        tip,
+        rng.uniform(*distance),
+        step,
+        rng.uniform(0, 1.2),
+        rng.uniform(0.92, 1.08, len(ELEMENTS)),
+        np.exp(rng.uniform(-np.log(2), np.log(2), len(ELEMENTS))),
+    )
+
+
+def image(
+    molecule: Molecule,
+    conditions: Conditions,
+    origin: tuple[float, float],
+    shape: tuple[int, int],
+    pixel: float,
+    slices: int = 10,
+) -> Scan:
+    """The stack of a laid-down molecule under given conditions; safe to call from several threads."""
+    index = element_index(molecule.numbers)
+    charges = None if molecule.charges is None else conditions.charge_scale * molecule.charges
+    heights = standard_heights(molecule, conditions.tip, conditions.distance, slices, conditions.step)
+    return simulate(
+        replace(molecule, charges=charges),
+        conditions.tip,
+        Grid(origin, (shape[0] * pixel, shape[1] * pixel), shape, heights),
+        lj_radius=table("lj_radius")[molecule.numbers] * conditions.radius_scale[index],
+        lj_depth=table("lj_depth")[molecule.numbers] * conditions.depth_scale[index],
+        parallel=False,
+    )
+
+
+def spoil(
+    stack: Float[np.ndarray, "nx ny nz"], rng: np.random.Generator, config: DataConfig
+) -> Float[np.ndarray, "nx ny nz"]:
+    """Artefacts of a measurement, each drawn up to the configuration's value."""
+    if rng.random() < 0.5:
+        stack = compressed(stack, rng.uniform(0, config.compression))
+    if rng.random() < 0.5:
+        stack = slice_drift(stack, config.drift * rng.random(), rng)
+    if rng.random() < 0.2:
+        stack = fewer_slices(stack, int(rng.integers(3, stack.shape[2])))
+    stack = background_tilt(stack, config.background * rng.random(), rng)
+    stack = line_noise(stack, config.line_noise * rng.random(), rng)
+    stack = white_noise(stack, abs(config.noise * rng.standard_normal()), rng)
+    return cut_outs(stack, config.cut_outs, rng) if rng.random() < 0.5 else stack
+
+
+def draw_molecule(molecules: Molecules, rng: np.random.Generator, config: DataConfig) -> Molecule:
+    """A molecule of the set, flat ones weighted up."""
+    flat = np.flatnonzero(molecules.flatness < config.flat_limit)
+    if len(flat) and rng.random() < config.flat_share:
+        return molecules[int(flat[rng.integers(len(flat))])]
+    return molecules[int(rng.integers(len(molecules)))]
+
+
+def make_sample(
+    molecules: Molecules, config: DataConfig, i: int, batch_size: int
+) -> tuple[Float[np.ndarray, "nx ny nz"], Molecule]:
+    """Sample i: the spoiled stack and the labelled atoms (in the image, at most LABEL_DEPTH deep), image frame."""
+    rng = np.random.default_rng((config.seed, 1, i))
+    window = np.random.default_rng((config.seed, 2, i // batch_size)).choice(config.windows)
+    nominal = rng.random() < config.nominal_share
+    molecule = lay_down(
+        draw_molecule(molecules, rng, config), rng, config.tilt, 0.0 if nominal else config.bend * rng.random()
+    )
+    conditions = nominal_conditions(rng) if nominal else random_conditions(rng, config.distance)
+    size = window * config.pixel
+    spare = np.abs(np.ptp(molecule.positions[:, :2], axis=0) + 3.0 - size) / 2
+    origin = -size / 2 + rng.uniform(-1, 1, 2) * (spare + 1.0)
+    scan = image(
+        molecule,
+        conditions,
+        (origin[0], origin[1]),
+        (int(window[0]), int(window[1])),
+        config.pixel,
+        config.slices,
+    )
+    return spoil(scan.data, rng, config), labels(molecule, origin, size)
+
+
+def labels(molecule: Molecule, origin: Float[np.ndarray, " 2"], size: Float[np.ndarray, " 2"]) -> Molecule:
+    """The atoms inside the image and at most LABEL_DEPTH below its topmost one, in the image's frame."""
+    p = molecule.positions - [*origin, 0]
+    inside = ((p[:, :2] > 0) & (p[:, :2] < size)).all(1)
+    if not inside.any():
+        return Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int))
+    p[:, 2] -= p[inside, 2].max()
+    keep = inside & (p[:, 2] >= -LABEL_DEPTH)
+    place = np.cumsum(keep) - 1
+    bonds = molecule.bonds[keep[molecule.bonds].all(1)]
+    return Molecule(p[keep], molecule.numbers[keep], place[bonds])
+
+
+def collate(samples: Sequence[tuple[Float[np.ndarray, "nx ny nz"], Molecule]]) -> Batch:
+    """Pack samples of one image size into a Batch."""
+    start = np.cumsum([0] + [len(m) for _, m in samples])
+    return Batch(
+        images=torch.from_numpy(np.stack([s.transpose(2, 0, 1) for s, _ in samples]).astype(np.float32)),
+        positions=torch.from_numpy(np.concatenate([m.positions for _, m in samples]).astype(np.float32)),
+        elements=torch.from_numpy(np.concatenate([element_index(m.numbers) for _, m in samples])),
+        molecule=torch.from_numpy(np.repeat(np.arange(len(samples)), np.diff(start))),
+        bonds=torch.from_numpy(np.concatenate([m.bonds + s for (_, m), s in zip(samples, start, strict=False)])),
+    )

@@ -1,0 +1,21 @@
+"""What a user can get wrong: one family of errors, each with a sentence that says what to do."""
+
+
+class AfmolError(Exception):
+    """Base of every error that the user can mend; the command line prints its text and exits with 2."""
+
+
+class ScanError(AfmolError):
+    """A stack that cannot be read, or that no model can use."""
+
+
+class MoleculeError(AfmolError):
+    """A molecule that cannot be read, built or simulated."""
+
+
+class WeightsError(AfmolError):
+    """A weight file that cannot be loaded."""
+
+
+class ConfigError(AfmolError):
+    """A configuration, output folder or command line that cannot be used."""

@@ -1,0 +1,104 @@
+"""From candidate atoms to a graph: messages between neighbours, then existence, element and bonds.
+
+    equation                                  variable   shape
+    h_i = W f(x_i)                            h          n width     image features at the atom
+    e_ij = MLP(h_i, h_j, r_ij, f(midpoint))   e          pair width  a neighbour pair, both directions
+    e_ij += MLP(e_ij, h_i, h_j)                                      a round
+    h_i  += MLP(h_i, sum_j e_ij)                                     a round
+
+Only relative vectors enter, as distances (in the plane and in space) and height differences, so that shifting, turning
+or mirroring the atoms changes nothing but what the image says.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..elements import ELEMENTS
+from .peaks import same_image_distance
+
+CUTOFF = 3.2
+"""Neighbours exchange messages up to this distance in the image plane, A."""
+LONGEST_BOND = 2.7
+"""Bonds are predicted for pairs closer than this in the image plane, A (I-I: 2.67)."""
+N_RADIAL = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What the network says of candidate atoms; logits."""
+
+    exists: Float[Tensor, " n"]
+    elements: Float[Tensor, "n e"]
+    pairs: Int[Tensor, "m 2"]
+    """Candidate bonds, i < j."""
+    bonds: Float[Tensor, " m"]
+
+
+def sample_features(
+    features: Float[Tensor, "batch channels nx ny"],
+    points: Float[Tensor, "n d"],
+    image: Int[Tensor, " n"],
+    pixel: float,
+) -> Float[Tensor, "n channels"]:
+    """Bilinear interpolation of feature maps at points (A); `pixel` is that of the maps."""
+    nx, ny = features.shape[2:]
+    rows = features.permute(0, 2, 3, 1).flatten(0, 2)
+    x = (points[:, 0] / pixel - 0.5).clamp(0, nx - 1)
+    y = (points[:, 1] / pixel - 0.5).clamp(0, ny - 1)
+    ix, iy = x.floor().long().clamp(max=nx - 2), y.floor().long().clamp(max=ny - 2)
+    wx, wy = (x - ix)[:, None], (y - iy)[:, None]
+    corner = (image * nx + ix) * ny + iy
+    near = rows[corner] * (1 - wy) + rows[corner + 1] * wy
+    far = rows[corner + ny] * (1 - wy) + rows[corner + ny + 1] * wy
+    return near * (1 - wx) + far * wx
+
+
+def _mlp(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.LayerNorm(width))
+
+
+class BondNet(nn.Module):
+    """See the module's text."""
+
+    def __init__(self, channels: int, width: int, rounds: int) -> None:
+        super().__init__()
+        self.node = nn.Linear(channels, width)
+        self.middle = nn.Linear(channels, width)
+        self.pair = _mlp(3 * width + 2 * N_RADIAL + 1, width)
+        self.pair_rounds = nn.ModuleList(_mlp(3 * width, width) for _ in range(rounds))
+        self.node_rounds = nn.ModuleList(_mlp(2 * width, width) for _ in range(rounds))
+        self.exists = nn.Linear(width, 1)
+        self.elements = nn.Linear(width, len(ELEMENTS))
+        self.bonds = nn.Linear(width, 1)
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch channels nx ny"],
+        positions: Float[Tensor, "n 3"],
+        image: Int[Tensor, " n"],
+        pixel: float,
+    ) -> Graph:
+        distance = same_image_distance(positions[:, :2], image)
+        half = torch.nonzero((distance < CUTOFF).triu(1))  # i < j, then the same pairs the other way round
+        i, j = torch.cat([half, half.flip(1)]).unbind(1)
+        r = positions[j] - positions[i]
+        shape = torch.cat([_radial(r[:, :2].norm(dim=1)), _radial(r.norm(dim=1)), r[:, 2:]], dim=1)
+        middle = self.middle(sample_features(features, (positions[i] + positions[j]) / 2, image[i], pixel))
+        h = self.node(sample_features(features, positions, image, pixel))
+        e = self.pair(torch.cat([h[i], h[j], middle, shape], dim=1))
+        for pair, node in zip(self.pair_rounds, self.node_rounds, strict=True):
+            e = e + pair(torch.cat([e, h[i], h[j]], dim=1))
+            h = h + node(torch.cat([h, torch.zeros_like(h).index_add(0, i, e)], dim=1))
+        logits = self.bonds(e)[:, 0]
+        logits = (logits[: len(half)] + logits[len(half) :]) / 2
+        short = distance[half[:, 0], half[:, 1]] < LONGEST_BOND
+        return Graph(self.exists(h)[:, 0], self.elements(h), half[short], logits[short])
+
+
+def _radial(distance: Float[Tensor, " n"]) -> Float[Tensor, "n k"]:
+    """Gaussians on 0.6-3.2 A."""
+    centres = torch.linspace(0.6, CUTOFF, N_RADIAL, device=distance.device)
+    return torch.exp(-0.5 * ((distance[:, None] - centres) / (centres[1] - centres[0])) ** 2)

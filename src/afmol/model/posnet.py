@@ -1,0 +1,80 @@
+"""From a stack to maps: a two-dimensional residual U-Net, the heights as channels.
+
+    images (batch, slices, nx, ny), 0.25 A a pixel
+      -> features (batch, channels[0], nx / 2, ny / 2), 0.5 A a pixel
+      -> maps (batch, 4, nx, ny): atom logit, offset x, offset y (A, from the pixel's centre), z (A)
+
+No coordinate is an input, and batch normalisation uses no statistics of the image at hand, so that away from the rim the
+maps move with the image. The network works at 0.5 A, where 64 channels and more keep a CPU's matrix units busy; the
+0.25 A of the maps come from sub-pixel shuffling.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+CLIP = 5.0
+"""Standardised values beyond this (a snapping probe, a spike) carry no more information."""
+
+
+def standardise(images: Float[Tensor, "batch slices nx ny"]) -> Float[Tensor, "batch slices nx ny"]:
+    """Each slice to zero mean and unit standard deviation, clipped: offset and scale of a detector do not matter."""
+    centred = images - images.mean((2, 3), keepdim=True)
+    scale = centred.square().mean((2, 3), keepdim=True).sqrt()
+    return (centred / scale.clamp_min(1e-12)).clamp(-CLIP, CLIP)
+
+
+class Block(nn.Module):
+    """Pre-activation residual block of two 3 x 3 convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Float[Tensor, "batch channels nx ny"]) -> Float[Tensor, "batch channels nx ny"]:
+        return x + self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
+
+
+def _blocks(channels: int, n: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(channels) for _ in range(n)))
+
+
+class PosNet(nn.Module):
+    """See the module's text."""
+
+    def __init__(self, slices: int, channels: tuple[int, ...], blocks: int) -> None:
+        super().__init__()
+        self.stride = 2 ** len(channels)
+        self.stem = nn.Conv2d(slices, channels[0], 6, stride=2, padding=2)
+        self.encoder = nn.ModuleList(_blocks(c, blocks) for c in channels)
+        steps = list(zip(channels, channels[1:], strict=False))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in steps)
+        self.decoder = nn.ModuleList(_blocks(a, blocks) for a, _ in steps)
+        self.norm = nn.BatchNorm2d(channels[0])
+        self.head = nn.Conv2d(channels[0], 4 * 4, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            self.head.bias[:4] = -4.6  # an atom in 1 % of the pixels to begin with
+
+    def forward(
+        self, images: Float[Tensor, "batch slices nx ny"]
+    ) -> tuple[Float[Tensor, "batch channels hx hy"], Float[Tensor, "batch 4 nx ny"]]:
+        nx, ny = images.shape[2:]
+        x = F.pad(standardise(images), (0, -ny % self.stride, 0, -nx % self.stride))
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        skips = []
+        for level, encode in enumerate(self.encoder):
+            x = encode(x if level == 0 else self.down[level - 1](x))
+            skips.append(x)
+        for level in reversed(range(len(self.decoder))):
+            x = self.decoder[level](skips[level] + self.up[level](x))
+        features = F.relu(self.norm(x))
+        maps = F.pixel_shuffle(self.head(features).float(), 2)
+        return features.float(), maps[:, :, :nx, :ny]

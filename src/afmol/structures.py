@@ -1,0 +1,101 @@
+"""Scan and Molecule: what crosses the border between stages (the third, Batch, holds tensors and stands in dataset.py).
+
+Angstrom throughout; arrays are indexed (x, y, z). See CONVENTIONS.md.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from .elements import BY_NUMBER, CATEGORIES, element_index
+from .errors import MoleculeError, ScanError
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A stack of constant-height images of the frequency shift; the last slice is the closest to the molecule.
+
+    Raises:
+        ScanError: not three-dimensional, not finite, a size that is not positive, or heights that do not fit.
+    """
+
+    data: Float[np.ndarray, "nx ny nz"]
+    """Frequency shift, in Hz when simulated, in the instrument's units when measured."""
+    size: tuple[float, float]
+    """Length of the imaged area in x and y, A; pixel (ix, iy) lies at ((ix + 0.5) lx / nx, (iy + 0.5) ly / ny)."""
+    heights: Float[np.ndarray, " nz"] | None = None
+    """Tip height of each slice, A, descending (equal: a repeat); only differences matter. None: unknown."""
+    source: str = ""
+    """Where the scan came from, for people."""
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3 or 0 in self.data.shape:
+            raise ScanError(f"A stack has three dimensions (x, y, slice); this one has the shape {self.data.shape}.")
+        if not np.isfinite(self.data).all():
+            raise ScanError("The stack holds NaN or infinite values; crop or fill the unfinished part of the image.")
+        if not all(np.isfinite(s) and s > 0 for s in self.size):
+            raise ScanError(f"The size of the image must be two positive lengths in Angstrom, not {self.size}.")
+        if self.heights is not None:
+            if len(self.heights) != self.data.shape[2]:
+                raise ScanError(f"{self.data.shape[2]} slices but {len(self.heights)} heights; one each is needed.")
+            if not np.isfinite(self.heights).all() or not (np.diff(self.heights) <= 0).all():
+                raise ScanError("Heights must not ascend from slice to slice: the last slice is the closest.")
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Pixel size in x and y, A."""
+        return self.size[0] / self.data.shape[0], self.size[1] / self.data.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Molecule:
+    """Atoms and bonds; a prediction also carries probabilities.
+
+    Raises:
+        MoleculeError: arrays that do not fit together, positions that are not finite, an element afmol does not know.
+    """
+
+    positions: Float[np.ndarray, "n 3"]
+    """A."""
+    numbers: Int[np.ndarray, " n"]
+    """Atomic numbers."""
+    bonds: Int[np.ndarray, "m 2"]
+    """Pairs of atoms i < j."""
+    charges: Float[np.ndarray, " n"] | None = None
+    """Partial charges, e. None: unknown."""
+    class_probabilities: Float[np.ndarray, "n 5"] | None = None
+    confidence: Float[np.ndarray, " n"] | None = None
+    """Probability that there is an atom."""
+    bond_probabilities: Float[np.ndarray, " m"] | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        n, m = len(self.numbers), len(self.bonds)
+        if self.positions.shape != (n, 3) or self.bonds.shape != (m, 2):
+            raise MoleculeError(f"{n} atoms need positions ({n}, 3) and bonds (m, 2).")
+        if any(a is not None and len(a) != n for a in (self.charges, self.class_probabilities, self.confidence)):
+            raise MoleculeError("Charges and probabilities must be given for each atom or not at all.")
+        if self.bond_probabilities is not None and len(self.bond_probabilities) != m:
+            raise MoleculeError("Bond probabilities must be given for each bond or not at all.")
+        if not np.isfinite(self.positions).all():
+            raise MoleculeError("Positions must be finite numbers.")
+        unknown = sorted({int(z) for z in self.numbers if int(z) not in BY_NUMBER})
+        if unknown:
+            known = ", ".join(e.symbol for e in BY_NUMBER.values())
+            raise MoleculeError(f"Atomic number {unknown[0]} is not an element that afmol knows ({known}).")
+        if m and (self.bonds.min() < 0 or self.bonds.max() >= n or (self.bonds[:, 0] >= self.bonds[:, 1]).any()):
+            raise MoleculeError("Bonds must be pairs i < j of atoms of the molecule.")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def classes(self) -> Int[np.ndarray, " n"]:
+        """Class of each atom (0 H; 1 C, Si; 2 N, P; 3 O, S; 4 halogens)."""
+        return CATEGORIES[element_index(self.numbers)]
+
+    @property
+    def symbols(self) -> list[str]:
+        """Element symbol of each atom."""
+        return [BY_NUMBER[int(z)].symbol for z in self.numbers]

@@ -1,0 +1,191 @@
+"""Training: samples made on the fly, our own loop on Lightning Fabric, checkpoints with exact resume.
+
+Step s sees the samples s * batch ... (s + 1) * batch - 1 of the data configuration and a generator seeded by s, so that a
+run that was stopped goes on as if it had not been.
+"""
+
+import dataclasses
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from tqdm import tqdm
+
+from .checkpoint import load_training, save_model, save_training
+from .chemistry import load_molecules
+from .dataset import Batch, DataConfig, Molecules, collate, make_sample
+from .errors import ConfigError
+from .metrics import compare, summary, total
+from .model import ModelConfig, Ours
+from .structures import Molecule
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    molecules: str
+    """Packed molecule set (.npz) to train on."""
+    validation: str = ""
+    """Packed molecule set to validate on; none if empty."""
+    out: str = "runs/base"
+    """Folder for metrics.jsonl, checkpoint.safetensors and the weights."""
+    name: str = "base"
+    """Name of the model: the weights are OUT/NAME.safetensors."""
+    steps: int = 10000
+    batch_size: int = 32
+    """Samples a step, on each device."""
+    learning_rate: float = 2e-3
+    """At the top of the schedule: linear warm-up, then cosine to zero."""
+    warm_up: int = 300
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    seed: int = 0
+    checkpoint_every: int = 250
+    validate_every: int = 500
+    validation_samples: int = 192
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "bf16-mixed"
+    workers: int = 2
+    """Threads that make samples."""
+    ahead: int = 0
+    """Batches made while the device works. 0 where the device is the CPU: the same cores do both."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+
+def batches(
+    molecules: Molecules, config: TrainConfig, start: int, rank: int, world: int, pool: ThreadPoolExecutor
+) -> Iterator[Batch]:
+    """Batches of the steps from `start` on; each rank takes its own samples."""
+
+    def submit(step: int) -> list[Future[Any]]:
+        first = (step * world + rank) * config.batch_size
+        return [
+            pool.submit(make_sample, molecules, config.data, i, config.batch_size)
+            for i in range(first, first + config.batch_size)
+        ]
+
+    waiting: deque[list[Future[Any]]] = deque()
+    for step in range(start, config.steps):
+        while len(waiting) <= config.ahead and step + len(waiting) < config.steps:
+            waiting.append(submit(step + len(waiting)))
+        yield collate([f.result() for f in waiting.popleft()])
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then cosine to zero at the last step."""
+    if step < config.warm_up:
+        return config.learning_rate * (step + 1) / config.warm_up
+    share = (step - config.warm_up) / max(1, config.steps - config.warm_up)
+    return config.learning_rate * 0.5 * (1 + np.cos(np.pi * share))
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
+    return Batch(*(tensor.to(device) for tensor in batch))
+
+
+def train(config: TrainConfig) -> Path:
+    """Train; returns the weight file. Goes on from OUT/checkpoint.safetensors if there is one.
+
+    Raises:
+        ConfigError: an output folder that cannot be written. MoleculeError: a molecule set that cannot be read.
+    """
+    molecules = load_molecules(config.molecules)
+    validation = load_molecules(config.validation) if config.validation else None
+    out = Path(config.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The folder {out} cannot be written: {error.strerror}.") from error
+
+    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)  # pyrefly: ignore
+    fabric.launch()
+    torch.manual_seed(config.seed)
+    model = Ours(config.model).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98))
+    checkpoint = out / "checkpoint.safetensors"
+    start = load_training(checkpoint, model, optimizer) if checkpoint.exists() else 0
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    weights = out / f"{config.name}.safetensors"
+
+    with (
+        ThreadPoolExecutor(config.workers) as pool,
+        (out / "metrics.jsonl").open("a") as log,
+        tqdm(total=config.steps, initial=start, disable=fabric.global_rank > 0, mininterval=10) as bar,
+    ):
+        recent: list[dict[str, torch.Tensor]] = []
+        clock = time.perf_counter()
+        stream = batches(molecules, config, start, fabric.global_rank, fabric.world_size, pool)
+        for step, cpu_batch in enumerate(stream, start):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
+            model.train()
+            losses = wrapped(on_device(cpu_batch, fabric.device), torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            fabric.backward(torch.stack(list(losses.values())).sum())
+            fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip)
+            optimizer.step()
+            bar.update()
+
+            recent.append({k: v.detach() for k, v in losses.items()})
+            done = step + 1
+            last = done == config.steps
+            row: dict[str, Any] = {}
+            if done % 50 == 0 or last:
+                row = {k: round(float(torch.stack([r[k] for r in recent]).mean()), 5) for k in recent[0]}
+                now = time.perf_counter()
+                row["samples_per_second"] = round(len(recent) * config.batch_size * fabric.world_size / (now - clock), 1)
+                row["learning_rate"] = learning_rate(step, config)
+                recent, clock = [], now
+            if validation is not None and (done % config.validate_every == 0 or last) and fabric.global_rank == 0:
+                row |= {f"validation_{k}": v for k, v in validate(model, validation, config, pool).items()}
+                clock = time.perf_counter()
+            if row and fabric.global_rank == 0:
+                log.write(json.dumps({"step": done} | row) + "\n")
+                log.flush()
+            if (done % config.checkpoint_every == 0 or last) and fabric.global_rank == 0:
+                save_model(model, weights, config.name)
+                save_training(checkpoint, model, optimizer.optimizer, done, dataclasses.asdict(config))
+    return weights
+
+
+def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay, biases and norms do not."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def validate(
+    model: Ours, molecules: Molecules, config: TrainConfig, pool: ThreadPoolExecutor
+) -> dict[str, float | None]:
+    """Figures on samples drawn as for training from other molecules; the same ones each time."""
+    model.eval()
+    data = dataclasses.replace(config.data, seed=config.data.seed + 1000)
+    size = config.batch_size
+    compared = []
+    for first in range(0, config.validation_samples, size):
+        samples = list(pool.map(lambda i: make_sample(molecules, data, i, size), range(first, first + size)))
+        batch = on_device(collate(samples), next(model.parameters()).device)
+        for found, (_, truth) in zip(model.predict(batch.images), samples, strict=True):
+            compared.append(compare(found, truth, visible(truth, config.model.depth)))
+    figures = summary(total(compared))
+    wanted = ("precision", "recall", "class_accuracy", "bond_f1", "xy_error", "z_error", "exact_graph_rate")
+    return {k: figures[k] for k in wanted}
+
+
+def visible(molecule: Molecule, depth: float) -> np.ndarray:
+    """Mask of the atoms at most `depth` below the topmost one (z = 0)."""
+    return molecule.positions[:, 2] >= -depth

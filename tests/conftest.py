@@ -1,0 +1,49 @@
+"""What every test runs under: shapes and types checked, no display, two threads, reproducible hypothesis."""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import numba
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+def unwrapping(jit: Callable) -> Callable:
+    """numba's decorator, given the plain kernel instead of the checking wrapper that the hook puts around it."""
+
+    @functools.wraps(jit)
+    def decorator(*args, **kwargs):
+        if args and inspect.isfunction(args[0]):
+            return jit(inspect.unwrap(args[0]), *args[1:], **kwargs)
+        decorate = jit(*args, **kwargs)
+        return lambda function: decorate(inspect.unwrap(function))
+
+    return decorator
+
+
+# Both before anything imports afmol: annotations are read, and kernels compiled, when its modules are imported.
+numba.jit, numba.njit = unwrapping(numba.jit), unwrapping(numba.njit)
+install_import_hook("afmol", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # int is a float
+
+torch.set_num_threads(2)
+
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The developers' data folder beside the repository; a test that needs it is skipped where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the developers' data folder ../shared, which is not here")
+    return SHARED
