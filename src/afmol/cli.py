@@ -1,0 +1,303 @@
+"""The command line: each command is one function of the package, wrapped in file names.
+
+Heavy modules are imported inside the commands, so that `afmol --help` answers at once.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from . import __version__
+from .errors import AfmolError, ConfigError
+
+if TYPE_CHECKING:
+    from .structures import Molecule
+
+Folder = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+SINGLE_SLICE = (".sxm", ".gsf")
+
+
+def predict(
+    scans: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCAN [SCAN ...]")],
+    /,
+    out: Folder,
+    model: str = "base",
+    size: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LX LY")] = None,
+    heights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="Z [Z ...]")] = None,
+    channel: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    direction: Literal["average", "forward", "backward"] = "average",
+    threshold: float = 0.5,
+) -> None:
+    """Find the molecule in each stack: writes NAME.json, NAME.xyz, NAME.sdf and NAME.png, prints a line a stack.
+
+    Example: afmol predict stack.npz -o results
+
+    A stack is an .npz or .h5 file, or a folder of .sxm or .gsf images taken at different heights. Several .sxm or .gsf
+    files named together are one stack.
+
+    Args:
+        scans: stacks to read.
+        out: folder for the results; made if it does not exist.
+        model: name of a shipped model or path of a weight file.
+        size: lengths of the image in x and y, in Angstrom, where the file does not say.
+        heights: tip height of each slice, in Angstrom, larger is farther, where the file does not say.
+        channel: name of the frequency-shift channel of .sxm files, if it is not recognised.
+        direction: fast scan direction of .sxm files.
+        threshold: atoms with less confidence than this are left out.
+    """
+    from .files import read_scan
+    from .prediction import predict as run
+    from .prediction import write_prediction
+
+    if not scans:
+        raise ConfigError("Name at least one stack to read; see afmol predict --help.")
+    if not 0 < threshold < 1:
+        raise ConfigError("The threshold is a probability between 0 and 1.")
+    network, name = _model(model)
+    slices = len(scans) > 1 and all(s.lower().endswith(SINGLE_SLICE) for s in scans)
+    failures = 0
+    used: set[str] = set()
+    for source in [list(scans)] if slices else scans:
+        try:
+            scan = read_scan(source, size, heights, channel, direction)
+            molecule = run(scan, network, threshold)
+            stem = _unused(Path(source[0] if isinstance(source, list) else source).resolve().stem, used)
+            write_prediction(scan, molecule, out, stem, name, network.config.depth)
+            print(f"{stem}: {_described(molecule)} -> {out / stem}.json .xyz .sdf .png")
+        except ConfigError:
+            raise
+        except AfmolError as error:
+            failures += 1
+            print(_sentence(error), file=sys.stderr)
+    if failures:
+        sys.exit(2)
+
+
+def simulate(
+    molecule: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MOLECULE")],
+    /,
+    out: Folder,
+    tip: Literal["co", "xe"] = "co",
+    size: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LX LY")] = None,
+    pixel: float = 0.125,
+    slices: int = 10,
+    step: float = 0.1,
+    distance: float = 2.97,
+    amplitude: float = 1.0,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> None:
+    """Simulate the stack of a molecule: writes OUT.npz and a picture of the slices beside it.
+
+    Example: afmol simulate "c1ccccc1O" -o phenol.npz
+
+    A molecule from SMILES is laid with its largest plane on the surface; one from a file is imaged from +z as it stands.
+
+    Args:
+        molecule: .xyz, .sdf or .mol file, or a SMILES string.
+        out: file to write: .npz, .h5 or .gsf.
+        tip: the atom or molecule at the tip's end.
+        size: lengths of the image in x and y, in Angstrom; the molecule and 3 A around it by default.
+        pixel: pixel size in Angstrom.
+        slices: number of heights.
+        step: distance between them in Angstrom.
+        distance: closest approach of the probe above the topmost carbon, in Angstrom.
+        amplitude: oscillation of the tip, peak to peak, in Angstrom.
+        noise: standard deviation of white noise as a share of each slice's range.
+        seed: of orientation and noise.
+    """
+    import numpy as np
+
+    from .chemistry import molecule_from_smiles
+    from .dataset import lay_down
+    from .files import read_molecule, write_scan
+    from .plots import stack_strip
+    from .simulation import TIPS, Grid, grid_around
+    from .simulation import simulate as run
+    from .simulation.artefacts import white_noise
+
+    checks = {"--pixel": pixel, "--step": step, "--amplitude": amplitude, "--slices": slices, "--distance": distance}
+    wrong = next((name for name, value in checks.items() if not value > 0), None)
+    if wrong or noise < 0:
+        raise ConfigError(f"{wrong or '--noise'} must be positive.")
+    rng = np.random.default_rng(seed)
+    from_file = Path(molecule).suffix.lower() in (".xyz", ".sdf", ".mol")
+    atoms = read_molecule(molecule) if from_file else lay_down(molecule_from_smiles(molecule), rng, tilt=0.0)
+    holder = dataclasses.replace(TIPS[tip], amplitude=amplitude, steps=max(4, round(amplitude / 0.1)))
+    grid = grid_around(atoms, holder, pixel=pixel, distance=distance, slices=slices, step=step)
+    if size is not None:
+        centre = [o + s / 2 for o, s in zip(grid.origin, grid.size, strict=True)]
+        shape = (max(1, round(size[0] / pixel)), max(1, round(size[1] / pixel)))
+        grid = Grid((centre[0] - size[0] / 2, centre[1] - size[1] / 2), size, shape, grid.heights)
+    scan = run(atoms, holder, grid)
+    scan = dataclasses.replace(scan, data=white_noise(scan.data, noise, rng)) if noise else scan
+    write_scan(scan, out)
+    picture = Path(out).with_suffix(".png")
+    stack_strip(scan, picture)
+    nx, ny, nz = scan.data.shape
+    print(f"{atoms.name or molecule}: {nx} x {ny} x {nz}, {scan.size[0]:.1f} x {scan.size[1]:.1f} A -> {out}, {picture}")
+
+
+def train(config: Path, arguments: list[str]) -> None:
+    """Train a model from a TOML configuration; any field can be set on the command line.
+
+    Example: afmol train configs/base.toml --steps 100 --out runs/try
+    """
+    from .checkpoint import config_from_toml
+    from .plots import loss_plot
+    from .training import TrainConfig
+    from .training import train as run
+
+    chosen = tyro.cli(
+        TrainConfig,
+        prog="afmol train CONFIG",
+        description=train.__doc__,
+        default=config_from_toml(TrainConfig, config),
+        args=arguments,
+    )
+    weights = run(chosen)
+    picture = weights.parent / "losses.png"
+    loss_plot(weights.parent / "metrics.jsonl", picture)
+    print(f"{weights}, {picture}")
+
+
+def evaluate(
+    data: Path,
+    out: Folder,
+    model: str = "base",
+    molecules: int = 500,
+    shapes: tuple[Literal["flat", "all"], ...] = ("flat", "all"),
+    conditions: tuple[Literal["nominal", "random"], ...] = ("nominal", "random"),
+    noise: float = 0.05,
+    seed: int = 0,
+) -> None:
+    """Measure a model on simulated stacks of molecules: tables, confusion pictures, evaluation.json.
+
+    Example: afmol evaluate --model base --data molecules/test.npz -o results
+
+    Args:
+        data: packed molecule set (.npz) that was not trained on.
+        out: folder for the results.
+        model: name of a shipped model or path of a weight file.
+        molecules: how many of each kind.
+        shapes: flat ones (thinner than 1.6 A), or all.
+        conditions: nominal force parameters and CO tip, or random ones.
+        noise: standard deviation of white noise a pixel of 0.125 A, as a share of a slice's range.
+        seed: of molecules, orientations and noise.
+    """
+    from .evaluation import EvaluationConfig
+    from .evaluation import evaluate as run
+
+    print(run(data, out, model, EvaluationConfig(molecules, shapes, conditions, noise, seed=seed)))
+
+
+def demo(out: Folder = Path("out")) -> None:
+    """Simulate a molecule that the network has never seen, predict it, and compare.
+
+    Example: afmol demo -o out
+
+    Args:
+        out: folder for the stack, the prediction and the pictures.
+    """
+    from .demo import demo as run
+
+    print(run(out))
+
+
+def info() -> None:
+    """Versions, devices and shipped models.
+
+    Example: afmol info
+    """
+    import numba
+    import torch
+
+    from .checkpoint import load_model, shipped_models
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(f"afmol {__version__}, torch {torch.__version__}, numba {numba.__version__}")
+    print(f"{torch.get_num_threads()} threads, {gpu}")
+    for name in shipped_models():
+        network, _ = load_model(name)
+        size = sum(p.numel() for p in network.parameters())
+        c = network.config
+        print(f"model {name}: {size / 1e6:.1f} M parameters, {c.slices} slices, {c.pixel} A a pixel, depth {c.depth} A")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "predict": predict,
+    "simulate": simulate,
+    "evaluate": evaluate,
+    "info": info,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. User mistakes: one sentence on stderr and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] == ["train"]:
+            _train(arguments[1:])
+        elif arguments[:1] == ["--version"]:
+            print(__version__)
+        else:
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS | {"train": _train_help},
+                prog="afmol",
+                description="Molecules from stacks of atomic force microscopy images.",
+                args=arguments,
+            )
+    except AfmolError as error:
+        print(_sentence(error), file=sys.stderr)
+        sys.exit(2)
+
+
+def _train(arguments: list[str]) -> None:
+    """CONFIG decides the defaults of all the other arguments, so it is read first."""
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: afmol train CONFIG [--field value ...]\n\n{train.__doc__}")
+        print("    Fields: afmol train CONFIG --help")
+        sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
+    train(Path(arguments[0]), arguments[1:])
+
+
+def _train_help(config: tyro.conf.Positional[Path]) -> None:
+    _train([str(config)])
+
+
+_train_help.__doc__ = train.__doc__
+
+
+def _model(name: str) -> tuple:
+    from .checkpoint import load_model
+
+    return load_model(name)
+
+
+def _unused(stem: str, used: set[str]) -> str:
+    """A name for the results that no other scan of this call has: NAME, NAME_2, ..."""
+    name, n = stem, 1
+    while name in used:
+        n += 1
+        name = f"{stem}_{n}"
+    used.add(name)
+    return name
+
+
+def _described(molecule: "Molecule") -> str:
+    if len(molecule) == 0:
+        return "no atom found"
+    symbols = molecule.symbols
+    counts = ", ".join(f"{s} {symbols.count(s)}" for s in sorted(set(symbols), key=lambda s: (s != "C", s != "H", s)))
+    probability = molecule.bond_probabilities
+    bonds = len(molecule.bonds) if probability is None else int((probability > 0.5).sum())
+    return f"{len(molecule)} atoms ({counts}), {bonds} bonds"
+
+
+def _sentence(error: AfmolError) -> str:
+    return f"afmol: {error}"
