@@ -34,12 +34,18 @@ def config_from_dict(kind: type[T], values: dict[str, Any], where: str = "config
     if unknown:
         raise ConfigError(f"{where} has no field '{unknown[0]}'; its fields are {', '.join(fields)}.")
     made = {
-        name: config_from_dict(fields[name].type, value, f"{where}.{name}")
+        name: config_from_dict(_nested(fields[name], where), value, f"{where}.{name}")
         if isinstance(value, dict)
         else _tuples(value)
         for name, value in values.items()
     }
     return kind(**made)
+
+
+def _nested(field: dataclasses.Field, where: str) -> type:
+    if not (isinstance(field.type, type) and dataclasses.is_dataclass(field.type)):
+        raise ConfigError(f"{where}.{field.name} is one value, not a table.")
+    return field.type
 
 
 def config_from_toml(kind: type[T], path: str | Path) -> T:
@@ -92,7 +98,7 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Ours, str]:
     """
     path = Path(name_or_path)
     if path.suffix != ".safetensors" and not path.exists():
-        shipped = resources.files(__package__) / "weights" / f"{name_or_path}.safetensors"
+        shipped = resources.files("afmol") / "weights" / f"{name_or_path}.safetensors"
         if not shipped.is_file():
             raise WeightsError(f"There is no model '{name_or_path}'; shipped: {', '.join(shipped_models())}.")
         path = Path(str(shipped))
@@ -106,12 +112,12 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Ours, str]:
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except (KeyError, RuntimeError, TypeError, ValueError, ConfigError) as error:
         raise WeightsError(f"{path} is damaged: its weights do not fit its configuration.") from error
-    return model.eval().to(memory_format=torch.channels_last), metadata.get("name", path.stem)
+    return model.eval(), metadata.get("name", path.stem)
 
 
 def shipped_models() -> list[str]:
     """Names of the models in the package."""
-    folder = resources.files(__package__) / "weights"
+    folder = resources.files("afmol") / "weights"
     return sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors"))
 
 
@@ -138,7 +144,9 @@ def load_training(path: str | Path, model: torch.nn.Module, optimizer: torch.opt
     try:
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     except RuntimeError as error:
-        raise WeightsError(f"{path} is the checkpoint of another model; remove it or train into another folder.") from error
+        raise WeightsError(
+            f"{path} is the checkpoint of another model; remove it or train into another folder."
+        ) from error
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):

@@ -95,7 +95,8 @@ def simulate(
 
     Example: afmol simulate "c1ccccc1O" -o phenol.npz
 
-    A molecule from SMILES is laid with its largest plane on the surface; one from a file is imaged from +z as it stands.
+    A molecule from SMILES is laid with its largest plane on the surface; one from a file is imaged from above (+z) as
+    it stands.
 
     Args:
         molecule: .xyz, .sdf or .mol file, or a SMILES string.
@@ -139,7 +140,9 @@ def simulate(
     picture = Path(out).with_suffix(".png")
     stack_strip(scan, picture)
     nx, ny, nz = scan.data.shape
-    print(f"{atoms.name or molecule}: {nx} x {ny} x {nz}, {scan.size[0]:.1f} x {scan.size[1]:.1f} A -> {out}, {picture}")
+    print(
+        f"{atoms.name or molecule}: {nx} x {ny} x {nz}, {scan.size[0]:.1f} x {scan.size[1]:.1f} A -> {out}, {picture}"
+    )
 
 
 def train(config: Path, arguments: list[str]) -> None:

@@ -9,13 +9,14 @@ fitted to densities from first principles. A network must not learn to trust eit
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .chemistry import MoleculeSet
 from .elements import ELEMENTS, element_index, table
 from .simulation import Grid, Tip, simulate, standard_heights
 from .simulation.afm import STANDARD_DISTANCE
@@ -32,17 +33,6 @@ from .structures import Molecule, Scan
 
 LABEL_DEPTH = 1.8
 """Atoms further below the topmost one (A) are not labelled at all: nothing of them is seen."""
-
-
-class Molecules(Protocol):
-    """What samples are drawn from; `chemistry.MoleculeSet` is one."""
-
-    @property
-    def flatness(self) -> Float[np.ndarray, " n"]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Molecule: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,10 @@ class DataConfig:
 
 
 class Batch(NamedTuple):
-    """Images and labels of several samples, packed: one big graph. (A tuple, since Fabric refuses frozen dataclasses.)"""
+    """Images and labels of several samples, packed: one big graph.
+
+    A tuple, since Fabric refuses frozen dataclasses.
+    """
 
     images: Float[Tensor, "batch slices nx ny"]
     positions: Float[Tensor, "n 3"]
@@ -143,7 +136,6 @@ def random_conditions(rng: np.random.Generator, distance: tuple[float, float]) -
     steps = int(np.clip(round(rng.uniform(0.4, 1.4) / step), 4, 14))
     tip = Tip(
         stiffness=float(np.exp(rng.uniform(np.log(0.2), np.log(1.0)))),
-        offset=(rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3)),
         amplitude=steps * step,
         steps=steps,
     )
@@ -195,7 +187,7 @@ def spoil(
     return cut_outs(stack, config.cut_outs, rng) if rng.random() < 0.5 else stack
 
 
-def draw_molecule(molecules: Molecules, rng: np.random.Generator, config: DataConfig) -> Molecule:
+def draw_molecule(molecules: MoleculeSet, rng: np.random.Generator, config: DataConfig) -> Molecule:
     """A molecule of the set, flat ones weighted up."""
     flat = np.flatnonzero(molecules.flatness < config.flat_limit)
     if len(flat) and rng.random() < config.flat_share:
@@ -204,7 +196,7 @@ def draw_molecule(molecules: Molecules, rng: np.random.Generator, config: DataCo
 
 
 def make_sample(
-    molecules: Molecules, config: DataConfig, i: int, batch_size: int
+    molecules: MoleculeSet, config: DataConfig, i: int, batch_size: int
 ) -> tuple[Float[np.ndarray, "nx ny nz"], Molecule]:
     """Sample i: the spoiled stack and the labelled atoms (in the image, at most LABEL_DEPTH deep), image frame."""
     rng = np.random.default_rng((config.seed, 1, i))

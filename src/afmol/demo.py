@@ -7,8 +7,8 @@ import numpy as np
 
 from .checkpoint import DEFAULT_MODEL, load_model
 from .chemistry import molecule_from_smiles
-from .evaluation import MARGIN, PIXEL, STANDARD_NOISE
 from .dataset import lay_down
+from .evaluation import MARGIN, PIXEL, STANDARD_NOISE
 from .files import write_molecule, write_scan
 from .metrics import compare, summary, table, total
 from .plots import stack_strip

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_model
-from .chemistry import load_molecules
-from .dataset import DataConfig, Molecules, image, lay_down, nominal_conditions, random_conditions
+from .chemistry import MoleculeSet, load_molecules
+from .dataset import DataConfig, image, lay_down, nominal_conditions, random_conditions
 from .errors import ConfigError
 from .metrics import Comparison, compare, summary, table, total
 from .model import Ours
@@ -49,7 +49,7 @@ class EvaluationConfig:
 
 
 def simulated_sample(
-    molecules: Molecules, i: int, conditions: Conditions, noise: float, rng: np.random.Generator
+    molecules: MoleculeSet, i: int, conditions: Conditions, noise: float, rng: np.random.Generator
 ) -> tuple[Scan, Molecule]:
     """Molecule i laid down, simulated at 0.125 A a pixel with 3 A around it, with noise; the truth in its frame."""
     config = DataConfig()
@@ -64,7 +64,7 @@ def simulated_sample(
 
 
 def evaluate_set(
-    model: Ours, molecules: Molecules, shapes: Shapes, conditions: Conditions, config: EvaluationConfig
+    model: Ours, molecules: MoleculeSet, shapes: Shapes, conditions: Conditions, config: EvaluationConfig
 ) -> Comparison:
     """Counts over the chosen molecules of a set."""
     fits = molecules.flatness < DataConfig().flat_limit if shapes == "flat" else np.ones(len(molecules), bool)
@@ -78,7 +78,9 @@ def evaluate_set(
     return total(counted)
 
 
-def evaluate(data: str | Path, out: str | Path, model: str = DEFAULT_MODEL, config: EvaluationConfig | None = None) -> str:
+def evaluate(
+    data: str | Path, out: str | Path, model: str = DEFAULT_MODEL, config: EvaluationConfig | None = None
+) -> str:
     """Evaluate a model on a packed molecule set; writes evaluation.json, evaluation.txt and confusion pictures.
 
     Returns the tables as text. Raises MoleculeError, WeightsError or ConfigError for input that cannot be used.

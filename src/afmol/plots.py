@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from scipy.ndimage import gaussian_filter
 
 from .elements import BY_NUMBER, CLASS_NAMES, table
@@ -54,7 +54,7 @@ def stack_strip(scan: Scan, path: str | Path) -> None:
     columns = len(shown) if len(shown) <= 5 else math.ceil(len(shown) / 2)
     rows = math.ceil(len(shown) / columns)
     width, height = _fitted(scan.size, 2.6, 2.3)
-    gap, line, margin, top = 0.08, 0.26, 0.2, 0.72
+    gap, line, margin, top = 0.08, 0.26, 0.2, 0.58
     wide = columns * width + (columns - 1) * gap
     figure = Figure((max(wide, 3.0) + 2 * margin, rows * (height + line) + top + margin - 0.05), facecolor="white")
     left = (figure.get_figwidth() - wide) / 2
@@ -66,7 +66,7 @@ def stack_strip(scan: Scan, path: str | Path) -> None:
         axes.set_title(_depth_label(scan, k), fontsize=8.5, color=INK, pad=3)
         _bare(axes)
         if place == 0:
-            draw_scale_bar(axes, scan)
+            draw_scale_bar(axes, scan, k)
     _heading(
         figure, min(left, margin), scan.source or "stack", f"{nz} slices, {scan.size[0]:.1f} × {scan.size[1]:.1f} Å"
     )
@@ -103,7 +103,7 @@ def prediction_picture(scan: Scan, molecule: Molecule, path: str | Path, referen
         _bare(axes)
         _corner(axes, _depth_label(scan, k))
         if place == len(bare) - 1:
-            draw_scale_bar(axes, scan)
+            draw_scale_bar(axes, scan, k)
 
     axes = _panel(figure, x_centre, bottom + (body - height) / 2, width, height)
     best = best_slice(scan)
@@ -116,7 +116,7 @@ def prediction_picture(scan: Scan, molecule: Molecule, path: str | Path, referen
     axes.set_ylabel("y (Å)", fontsize=9, color=INK, labelpad=2)
 
     notes = []
-    if molecule.confidence is not None and len(molecule):
+    if len(molecule) and (molecule.confidence is not None or molecule.bond_probabilities is not None):
         notes.append("opacity: probability")
     rows = _legend_rows(molecule)
     low = 0.62 + 0.24 * max(0, rows - 1)
@@ -165,9 +165,9 @@ def loss_plot(metrics: str | Path, path: str | Path) -> None:
     others = ("step", "learning_rate", "samples_per_second")
     names = list(dict.fromkeys(k for row in rows for k in row))
     losses = [k for k in names if k not in others and not k.startswith("validation_")]
-    figure = Figure((11.5, 4.75), facecolor="white")
+    figure = Figure((11.5, 4.65), facecolor="white")
     left = _panel(figure, 0.85, 0.55, 4.75, 3.1)
-    right = _panel(figure, 6.3, 0.55, 4.5, 3.1)
+    right = _panel(figure, 6.35, 0.55, 4.45, 3.1)
     for axes in (left, right):
         axes.set_xlabel("step", fontsize=9, color=INK)
         axes.grid(True, color="#e6e6e6", linewidth=0.7)
@@ -175,16 +175,20 @@ def loss_plot(metrics: str | Path, path: str | Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8.5, colors=INK)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlim(0, max(1, rows[-1]["step"]) * 1.02)
 
     for k, name in enumerate(losses):
         _loss_curve(left, *_series(rows, name), name, CURVES[k % len(CURVES)])
     if left.lines:
         left.set_yscale("log")
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        left.yaxis.set_minor_formatter(NullFormatter())
     left.set_ylabel("loss", fontsize=9, color=INK)
     _key(left, len(left.lines))
 
     errors = right.twinx()
-    drawn = 0
+    drawn, top = 0, 1.0
     for name in names:
         steps, values = _series(rows, name)
         if not name.startswith("validation_") or not len(steps):
@@ -196,10 +200,11 @@ def loss_plot(metrics: str | Path, path: str | Path) -> None:
             steps, values, linestyle="--" if length else "-", label=f"{label} (Å)" if length else label, **style
         )
         drawn += 1
+        top = top if length else max([top, *filter(math.isfinite, values)])
     errors.spines[["top", "left"]].set_visible(False)
     errors.tick_params(labelsize=8.5, colors=INK)
     errors.set_ylim(bottom=0)
-    right.set_ylim(0, 1)
+    right.set_ylim(0, top)
     if errors.lines:
         errors.set_ylabel("error (Å), dashed", fontsize=9, color=INK)
     else:
@@ -353,29 +358,27 @@ def draw_molecule(axes: Axes, molecule: Molecule, tilt: float, turn: float) -> N
     axes.set_ylim(middle[1] - half[1], middle[1] + half[1])
 
 
-def draw_scale_bar(axes: Axes, scan: Scan) -> None:
-    """A bar of a round length in the lower right corner of a slice, with the length in A."""
+def draw_scale_bar(axes: Axes, scan: Scan, index: int) -> None:
+    """A bar of a round length in the lower right corner of a slice, with the length in A; none where it cannot fit."""
     lx, ly = scan.size
-    length = _round_length(0.35 * lx)
-    stroke = [withStroke(linewidth=1.8, foreground="#000000c0")]
-    x, y = lx - 0.06 * min(lx, ly) - length, 0.07 * min(lx, ly)
-    axes.plot(
-        [x, x + length],
-        [y, y],
-        color="white",
-        linewidth=2.4,
-        solid_capstyle="butt",
-        path_effects=[withStroke(linewidth=4, foreground="#000000c0")],
-    )
+    length, pad = _round_length(0.35 * lx), 0.06 * min(lx, ly)
+    if length * _points_per_angstrom(axes) < 12:
+        return
+    nx, ny, _ = scan.data.shape
+    under = _grey(scan.data[:, :, index])[-math.ceil(0.4 * nx) :, : math.ceil(0.25 * ny)]
+    ink, halo = ("black", "#ffffff90") if under.mean() > 0.5 else ("white", "#00000090")
+    x, y = lx - pad - length, pad
+    bar = {"linewidth": 2.2, "solid_capstyle": "butt", "path_effects": [withStroke(linewidth=3.4, foreground=halo)]}
+    axes.plot([x, x + length], [y, y], color=ink, **bar)
     axes.annotate(
         f"{length:g} Å",
         (x + length / 2, y),
         (0, 3),
         textcoords="offset points",
         ha="center",
-        fontsize=7.5,
-        color="white",
-        path_effects=stroke,
+        fontsize=8,
+        color=ink,
+        path_effects=[withStroke(linewidth=1.8, foreground=halo)],
     )
 
 
@@ -416,7 +419,7 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not _is_number(row.get("step")):
+        if not isinstance(row, dict) or not _is_number(row.get("step")) or not math.isfinite(row["step"]):
             raise ConfigError(f"{path}: line {number} is damaged (not JSON with a step); remove it and try again.")
         steps.setdefault(row["step"], {}).update({k: v for k, v in row.items() if _is_number(v)})
     if not steps:
@@ -571,7 +574,9 @@ def _bare(axes: Axes) -> None:
 
 
 def _corner(axes: Axes, text: str) -> None:
-    """A label in the upper left corner of an image."""
+    """A label in the upper left corner of an image; none where it cannot fit."""
+    if axes.get_window_extent().width / _dpi(axes) < 0.085 * len(text):
+        return
     axes.annotate(
         text,
         (0, 1),
@@ -600,10 +605,9 @@ def _legend(
     reference: Molecule | None = None,
 ) -> None:
     """The directions of the axes, the elements with their counts, what else the picture shows."""
-    if not len(molecule) and reference is None:
-        return
     x, y, width, height = box
-    _axes_cross(figure, x + 0.3, y + 0.05, tilt, turn)
+    if len(molecule):
+        _axes_cross(figure, x + 0.3, y + 0.05, tilt, turn)
     axes = _panel(figure, x, y, width, height)
     axes.set_axis_off()
     axes.set_xlim(0, width)
@@ -617,7 +621,7 @@ def _legend(
         axes.add_collection(PolyCollection([p for p, _ in ball], facecolors=[c for _, c in ball], linewidths=0))
         axes.text(left + 0.13, level, f"{element.symbol} {count}", fontsize=9.5, color=INK, va="center_baseline")
     level = top - 0.26 * max(1, math.ceil(len(numbers) / 5))
-    left = 0.9
+    left = 0.9 if len(molecule) else (width - 1.4) / 2
     if reference is not None:
         axes.add_patch(Rectangle((left, level - 0.07), 0.14, 0.14, **_SQUARE))
         notes = [f"{_count(len(reference), 'reference atom')}", *notes]
@@ -676,18 +680,22 @@ def _grey(image: Shaped[np.ndarray, "nx ny"]) -> Float[np.ndarray, "nx ny"]:
 def _depth_label(scan: Scan, k: int) -> str:
     """Height over the closest slice where known, else the slice's number; far and close are named."""
     last = scan.data.shape[2] - 1
-    word = "close" if k == last else "far" if k == 0 else ""
+    word = ["close"] if k == last else ["far"] if k == 0 else []
     if scan.heights is None:
-        return f"{k + 1} {word}".strip()
-    return word if k == last else f"+{scan.heights[k] - scan.heights[last]:.2f} Å {word}".strip()
+        return ", ".join([f"slice {k + 1}", *word])
+    return "close" if k == last else ", ".join([f"+{scan.heights[k] - scan.heights[last]:.2f} Å", *word])
 
 
 def _points_per_angstrom(axes: Axes) -> float:
     axes.apply_aspect()
     a, b = axes.transData.transform([(0, 0), (1, 0)])
-    figure = axes.get_figure(root=True)
+    return float(abs(b[0] - a[0])) * 72 / _dpi(axes)
+
+
+def _dpi(axes: Axes) -> float:
+    figure = axes.figure
     assert figure is not None, "Axes of a figure"
-    return float(abs(b[0] - a[0])) * 72 / figure.dpi
+    return figure.dpi
 
 
 def _readable_on(colour: str) -> str:

@@ -62,7 +62,7 @@ def _loaded(model: str) -> tuple[Ours, str]:
 
 def check(scan: Scan) -> None:
     """Raise the ScanError that says why no model can read this scan, if there is a reason."""
-    nx, ny, nz = scan.data.shape
+    nz = scan.data.shape[2]
     if nz < FEWEST_SLICES:
         raise ScanError(f"{nz} slice{'s' if nz > 1 else ''} only; at least {FEWEST_SLICES} heights are needed.")
     flat = np.flatnonzero(np.ptp(scan.data, axis=(0, 1)) == 0)

@@ -1,7 +1,7 @@
 """Training: samples made on the fly, our own loop on Lightning Fabric, checkpoints with exact resume.
 
-Step s sees the samples s * batch ... (s + 1) * batch - 1 of the data configuration and a generator seeded by s, so that a
-run that was stopped goes on as if it had not been.
+Step s sees the samples s * batch ... (s + 1) * batch - 1 of the data configuration and a generator seeded by s, so that
+a run that was stopped goes on as if it had not been.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from .checkpoint import load_training, save_model, save_training
-from .chemistry import load_molecules
-from .dataset import Batch, DataConfig, Molecules, collate, make_sample
+from .chemistry import MoleculeSet, load_molecules
+from .dataset import Batch, DataConfig, collate, make_sample
 from .errors import ConfigError
 from .metrics import compare, summary, total
 from .model import ModelConfig, Ours
@@ -65,7 +65,7 @@ class TrainConfig:
 
 
 def batches(
-    molecules: Molecules, config: TrainConfig, start: int, rank: int, world: int, pool: ThreadPoolExecutor
+    molecules: MoleculeSet, config: TrainConfig, start: int, rank: int, world: int, pool: ThreadPoolExecutor
 ) -> Iterator[Batch]:
     """Batches of the steps from `start` on; each rank takes its own samples."""
 
@@ -113,7 +113,7 @@ def train(config: TrainConfig) -> Path:
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)  # pyrefly: ignore
     fabric.launch()
     torch.manual_seed(config.seed)
-    model = Ours(config.model).to(memory_format=torch.channels_last)
+    model = Ours(config.model)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98))
     checkpoint = out / "checkpoint.safetensors"
     start = load_training(checkpoint, model, optimizer) if checkpoint.exists() else 0
@@ -146,7 +146,9 @@ def train(config: TrainConfig) -> Path:
             if done % 50 == 0 or last:
                 row = {k: round(float(torch.stack([r[k] for r in recent]).mean()), 5) for k in recent[0]}
                 now = time.perf_counter()
-                row["samples_per_second"] = round(len(recent) * config.batch_size * fabric.world_size / (now - clock), 1)
+                row["samples_per_second"] = round(
+                    len(recent) * config.batch_size * fabric.world_size / (now - clock), 1
+                )
                 row["learning_rate"] = learning_rate(step, config)
                 recent, clock = [], now
             if validation is not None and (done % config.validate_every == 0 or last) and fabric.global_rank == 0:
@@ -169,7 +171,7 @@ def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 
 def validate(
-    model: Ours, molecules: Molecules, config: TrainConfig, pool: ThreadPoolExecutor
+    model: Ours, molecules: MoleculeSet, config: TrainConfig, pool: ThreadPoolExecutor
 ) -> dict[str, float | None]:
     """Figures on samples drawn as for training from other molecules; the same ones each time."""
     model.eval()

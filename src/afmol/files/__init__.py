@@ -1,7 +1,7 @@
 """Reading and writing scans and molecules: two tables, suffix -> functions.
 
 Stacks, one file:
-    .npz          arrays `data` (nx, ny, nz), `lengthX`, `lengthY` (A) and, optionally, `heights` (nz,) (A, not ascending)
+    .npz          arrays `data` (nx, ny, nz), `lengthX`, `lengthY` (A); optionally `heights` (nz,), A, not ascending
     .h5 .hdf5     the same four names at the root: `data` and `heights` datasets, lengths scalar datasets or attributes
 Slices, one image a file; a stack is several files or a folder of them:
     .sxm          Nanonis; read only

@@ -1,4 +1,4 @@
-"""One image of a Nanonis .sxm file: nanonispy2 reads it; here a channel is chosen, turned upright and given a height."""
+"""One image of a Nanonis .sxm file: nanonispy2 reads it; here a channel is chosen, turned upright, given a height."""
 
 import re
 import warnings
@@ -13,6 +13,8 @@ from ..errors import ScanError
 from .scans import Slice, real
 
 Direction = Literal["average", "forward", "backward"]
+_END = b":SCANIT_END:\n\n\n\x1a\x04"
+"""End of the header; nanonispy2 takes the lines and the mark after the word for granted."""
 _FORMATS = {"FLOAT MSBFIRST": "big endian float 32", "FLOAT LSBFIRST": "little endian float 32"}
 _STILL = 0.01
 """With the controller on, a tip that moves by less than this, A, stayed at its height: a tenth of the usual step."""
@@ -26,7 +28,7 @@ def read_sxm(path: Path, channel: str | None, direction: Direction) -> Slice:
     h-BN slices of the tests agree: their current and repulsion grow as Z falls.
     """
     header, signals = _load(path)
-    scan_dir = header.get("scan_dir")
+    scan_dir = header.get("scan_dir", "(missing)")
     if scan_dir not in ("up", "down"):
         raise ScanError(f"its scan direction {scan_dir} is neither up nor down; save it again with Nanonis.")
     name = _channel(header["data_info"]["Name"], channel)
@@ -42,21 +44,21 @@ def read_sxm(path: Path, channel: str | None, direction: Direction) -> Slice:
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Float[np.ndarray, "ny nx"]]]]:
     """Header and rows as scanned, in the words of nanonispy2; what it cannot read, in ours."""
-    from nanonispy2.read import FileHeaderNotFoundError, Scan
+    from nanonispy2.read import Scan
 
+    if _END not in path.read_bytes():
+        raise ScanError("this is no Nanonis scan, or its header is cut off; copy the file again.")
     if path.suffix != ".sxm":
         raise ScanError(f"its suffix must be in lower case; rename it to {path.stem}.sxm.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about comments that are not UTF-8
             scan = Scan(str(path))
-            kind = " ".join(scan.header.get("scanit_type", "").split())
+            kind = " ".join(scan.header["scanit_type"].split())
             if kind not in _FORMATS:
-                raise ScanError(f"its data type {kind or 'is not given and'} is unknown; save it again with Nanonis.")
+                raise ScanError(f"its data type {kind} is unknown; save it again with Nanonis.")
             if kind != "FLOAT MSBFIRST":  # which nanonispy2 takes for granted
                 scan = Scan(str(path), data_format=_FORMATS[kind])
-    except FileHeaderNotFoundError as error:
-        raise ScanError("this is no Nanonis scan, or its header is cut off; copy the file again.") from error
     except KeyError as error:
         raise ScanError(f"its header lacks {str(error.args[0]).upper()}; save the scan again with Nanonis.") from error
     except ValueError as error:
@@ -94,6 +96,6 @@ def _height(header: dict[str, Any], signals: dict[str, dict[str, Float[np.ndarra
     if feedback and (not z.size or z.std() > _STILL):
         raise ScanError("it was recorded with the Z controller on; a stack needs images at constant height.")
     if z.size:
-        return round(float(z.mean()), 4)  # a 32-bit Z has no more digits, and what is equal must be equal
+        return round(float(z.mean()), 4)  # 32 bits have no more digits, and they must not tell repeats apart
     recorded = header.get("z-controller>z (m)")
     return None if recorded is None else round(1e10 * float(recorded), 4)

@@ -122,7 +122,7 @@ class Ours(nn.Module):
 
     def _graph_losses(self, batch: Batch, graph: Graph, truth: Int[Tensor, " n"]) -> dict[str, Tensor]:
         real = truth >= 0
-        asked = ~real | self._wanted(batch)[truth]
+        asked = ~real | torch.isin(truth, torch.nonzero(self._wanted(batch)))
         exists = F.binary_cross_entropy_with_logits(graph.exists[asked], real[asked].float(), reduction="sum")
         elements = F.cross_entropy(graph.elements[real], batch.elements[truth[real]], reduction="sum")
         i, j = truth[graph.pairs].sort(1).values.unbind(1)
@@ -133,9 +133,7 @@ class Ours(nn.Module):
         return {"exists": exists / n_atoms, "elements": elements / n_atoms, "bonds": bonds / n_atoms}
 
     @torch.no_grad()
-    def predict(
-        self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5
-    ) -> list[Molecule]:
+    def predict(self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5) -> list[Molecule]:
         """The molecule in each stack, image frame, A; an empty one where nothing is found."""
         features, maps = self.posnet(images)
         positions, image, _ = find_peaks(maps, self.config.pixel, CANDIDATE)
@@ -172,7 +170,7 @@ def _molecule(
         z = positions[:, 2] - positions[keep, 2].max()
         positions = np.column_stack([positions[:, :2], z])
         keep = keep & (z >= -depth)
-    classes = np.stack([elements[:, CATEGORIES == c].sum(1) for c in range(5)], axis=1)
+    classes = np.stack([elements[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1)
     best = CATEGORIES[None] == classes.argmax(1)[:, None]
     numbers = NUMBERS[np.where(best, elements, -1).argmax(1)]
     place = np.cumsum(keep) - 1

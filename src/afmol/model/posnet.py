@@ -4,10 +4,12 @@
       -> features (batch, channels[0], nx / 2, ny / 2), 0.5 A a pixel
       -> maps (batch, 4, nx, ny): atom logit, offset x, offset y (A, from the pixel's centre), z (A)
 
-No coordinate is an input, and batch normalisation uses no statistics of the image at hand, so that away from the rim the
-maps move with the image. The network works at 0.5 A, where 64 channels and more keep a CPU's matrix units busy; the
+No coordinate is an input, and batch normalisation uses no statistics of the image at hand, so that away from the rim
+the maps move with the image. The network works at 0.5 A, where 64 channels and more keep a CPU's matrix units busy; the
 0.25 A of the maps come from sub-pixel shuffling.
 """
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -52,16 +54,15 @@ class PosNet(nn.Module):
         self.stride = 2 ** len(channels)
         self.stem = nn.Conv2d(slices, channels[0], 6, stride=2, padding=2)
         self.encoder = nn.ModuleList(_blocks(c, blocks) for c in channels)
-        steps = list(zip(channels, channels[1:], strict=False))
+        steps = list(pairwise(channels))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in steps)
         self.decoder = nn.ModuleList(_blocks(a, blocks) for a, _ in steps)
         self.norm = nn.BatchNorm2d(channels[0])
         self.head = nn.Conv2d(channels[0], 4 * 4, 3, padding=1)
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-        with torch.no_grad():
-            self.head.bias[:4] = -4.6  # an atom in 1 % of the pixels to begin with
+        # heat of the four sub-pixels: an atom in 1 % of the pixels to begin with
+        self.head.bias = nn.Parameter(torch.tensor([-4.6] * 4 + [0.0] * 12))
 
     def forward(
         self, images: Float[Tensor, "batch slices nx ny"]

@@ -157,7 +157,7 @@ def simulate(
 
     # Coordinates relative to the molecule keep float32 accurate wherever the user's origin is.
     centre = molecule.positions.mean(0)
-    atoms = np.ascontiguousarray((molecule.positions - centre).T.astype(dtype))
+    atom_x, atom_y, atom_z = np.ascontiguousarray((molecule.positions - centre).T.astype(dtype))
     charges = np.zeros(len(molecule)) if molecule.charges is None else molecule.charges
     q, charge_z = coulomb_terms(charges, tip.charges, tip.charge_offsets)
     x = grid.origin[0] + (np.arange(grid.shape[0]) + 0.5) * grid.size[0] / grid.shape[0] + tip.offset[0] - centre[0]
@@ -173,7 +173,9 @@ def simulate(
         dtype(tip.stiffness / EV_PER_SQUARE_ANGSTROM),
         dtype(tip.radial_stiffness / EV_PER_SQUARE_ANGSTROM),
         dtype(tip.bond_length),
-        *atoms,
+        atom_x,
+        atom_y,
+        atom_z,
         lennard_jones_terms(radius, depth, tip.probe_radius, tip.probe_depth).astype(dtype),
         q.astype(dtype),
         charge_z.astype(dtype),

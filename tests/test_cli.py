@@ -1,0 +1,212 @@
+"""The command line as a person meets it: results where they should be, one sentence and exit code 2 for mistakes."""
+
+import json
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from afmol.checkpoint import read_tensors, save_model, shipped_models, write_tensors
+from afmol.cli import main
+from afmol.files import read_scan
+from afmol.model import ModelConfig, Ours
+from test_files import both, gsf, sxm
+
+TINY = ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
+COMMANDS = ("demo", "predict", "simulate", "train", "evaluate", "info")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    torch.manual_seed(0)
+    save_model(Ours(TINY), path, "tiny")
+    return path
+
+
+def save(path, data=None, **more):
+    data = np.random.default_rng(0).random((40, 40, 5)) if data is None else data
+    np.savez(path, data=data, **({"lengthX": 10.0, "lengthY": 10.0} | more))
+    return path
+
+
+def refused(capsys, arguments, *words):
+    """Run, expect exit code 2 and one sentence on stderr that holds the words."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    text = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert text.count("\n") == 1, text
+    assert text.startswith("afmol: ")
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text
+    return text
+
+
+def noise(*shape):
+    return np.random.default_rng(0).random(shape)
+
+
+BAD_ARRAYS = {
+    "NaN": (np.where(np.arange(5) == 2, np.nan, noise(40, 40, 5)), {}, "NaN"),
+    "infinite": (np.where(np.arange(5) == 2, np.inf, noise(40, 40, 5)), {}, "infinite"),
+    "constant": (np.ones((40, 40, 5)), {}, "constant"),
+    "one slice": (noise(40, 40, 1), {}, "1 slice"),
+    "flat array": (noise(40, 40), {}, "three"),
+    "too small": (noise(40, 40, 5), {"lengthX": 3.0}, "at least 4 A"),
+    "pixels of 0.001 A": (noise(4000, 8, 3), {"lengthX": 4.0, "lengthY": 4.0}, "0.001"),
+    "pixels of 10 A": (noise(10, 10, 5), {"lengthX": 100.0, "lengthY": 100.0}, "10 x 10 A"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_bad_stacks(case, tmp_path, capsys, weights):
+    data, more, word = BAD_ARRAYS[case]
+    path = save(tmp_path / "s.npz", data, **more)
+    refused(capsys, ["predict", path, "-o", tmp_path / "out", "--model", weights], word)
+
+
+def test_missing_file(tmp_path, capsys, weights):
+    refused(capsys, ["predict", tmp_path / "none.npz", "-o", tmp_path, "--model", weights], "none.npz")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".gsf", ".sxm", ".xyz", ""])
+def test_empty_file_and_wrong_suffix(suffix, tmp_path, capsys, weights):
+    path = tmp_path / f"empty{suffix}"
+    path.write_bytes(b"")
+    refused(capsys, ["predict", path, "-o", tmp_path / "out", "--model", weights], path.name)
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5", "sxm"])
+def test_truncated_file(kind, tmp_path, capsys, weights):
+    if kind == "sxm":
+        folder = tmp_path / "stack"
+        folder.mkdir()
+        for k in range(3):
+            (folder / f"{k}.sxm").write_bytes(sxm({"Frequency_Shift": both(noise(40, 40))}, z=-k * 1e-11))
+        target, whole = folder, folder / "1.sxm"
+    elif kind == "npz":
+        target = whole = save(tmp_path / "s.npz")
+    else:
+        target = whole = tmp_path / "s.h5"
+        with h5py.File(whole, "w") as file:
+            file["data"], file["lengthX"], file["lengthY"] = noise(40, 40, 5), 10.0, 10.0
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    refused(capsys, ["predict", target, "-o", tmp_path / "out", "--model", weights], whole.name)
+
+
+def test_unknown_size_is_asked_for(tmp_path, capsys, weights):
+    path = tmp_path / "s.npz"
+    np.savez(path, data=noise(40, 40, 5))
+    refused(capsys, ["predict", path, "-o", tmp_path / "out", "--model", weights], "--size")
+    main([*("predict", str(path), "-o", str(tmp_path / "out"), "--model", str(weights)), "--size", "10", "12"])
+    assert json.loads((tmp_path / "out" / "s.json").read_text())["scan"]["size"] == [10.0, 12.0]
+
+
+def test_a_single_sxm_says_what_is_missing(tmp_path, capsys, weights):
+    (tmp_path / "one.sxm").write_bytes(sxm({"Frequency_Shift": both(noise(40, 40))}))
+    refused(capsys, ["predict", tmp_path / "one.sxm", "-o", tmp_path / "out", "--model", weights], "other heights")
+
+
+def test_slices_of_different_sizes(tmp_path, capsys, weights):
+    folder = tmp_path / "stack"
+    folder.mkdir()
+    for k in range(3):
+        image = noise(8 + (k == 1), 8)
+        (folder / f"{k}.gsf").write_bytes(gsf(image, XReal=1e-9, YReal=1e-9, XYUnits="m"))
+    refused(capsys, ["predict", folder, "-o", tmp_path / "o", "--model", weights, "--heights", 3, 2, 1], "1.gsf")
+
+
+def test_unwritable_output_folder(tmp_path, capsys, weights):
+    (tmp_path / "file").write_text("")
+    path = save(tmp_path / "s.npz")
+    refused(capsys, ["predict", path, "-o", tmp_path / "file", "--model", weights], "file")
+
+
+def test_weights_that_are_no_weights(tmp_path, capsys, weights):
+    path = save(tmp_path / "s.npz")
+    (tmp_path / "text.safetensors").write_text("not weights at all")
+    tensors, metadata = read_tensors(weights)
+    write_tensors(tmp_path / "newer.safetensors", tensors, metadata | {"version": "99"})
+    for model, word in (
+        ("text.safetensors", "not a weight file"),
+        ("newer.safetensors", "newer"),
+        ("none", "no weight"),
+    ):
+        name = tmp_path / model if "." in model else tmp_path / f"{model}.safetensors"
+        refused(capsys, ["predict", path, "-o", tmp_path / "out", "--model", name], word)
+    refused(capsys, ["predict", path, "-o", tmp_path / "out", "--model", "nonesuch"], "nonesuch", "shipped")
+
+
+def test_no_atom_found_is_a_result(tmp_path, capsys, weights):
+    path = save(tmp_path / "s.npz")
+    main(["predict", str(path), "-o", str(tmp_path / "out"), "--model", str(weights)])
+    assert "no atom found" in capsys.readouterr().out
+    assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".json", ".xyz", ".sdf", ".png"}
+
+
+def test_one_bad_stack_among_good_ones(tmp_path, capsys, weights):
+    good, bad = save(tmp_path / "good.npz"), save(tmp_path / "bad.npz", np.ones((40, 40, 5)))
+    (tmp_path / "other").mkdir()
+    same = save(tmp_path / "other" / "good.npz")
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", *map(str, (bad, good, same)), "-o", str(tmp_path / "out"), "--model", str(weights)])
+    assert stop.value.code == 2
+    assert "constant" in capsys.readouterr().err
+    assert {p.name for p in (tmp_path / "out").glob("*.json")} == {"good.json", "good_2.json"}
+
+
+def test_simulate_from_a_file_and_from_smiles(tmp_path, capsys):
+    (tmp_path / "co.xyz").write_text("2\n\nC 0 0 0\nO 1.13 0 0\n")
+    main(["simulate", str(tmp_path / "co.xyz"), "-o", str(tmp_path / "co.npz"), "--size", "8", "6", "--pixel", "0.25"])
+    scan = read_scan(tmp_path / "co.npz")
+    assert scan.data.shape == (32, 24, 10)
+    assert scan.size == (8.0, 6.0)
+    assert (tmp_path / "co.png").stat().st_size > 0
+    main(["simulate", "O", "-o", str(tmp_path / "water.npz"), "--pixel", "0.5", "--noise", "0.05", "--slices", "4"])
+    assert read_scan(tmp_path / "water.npz").data.shape[2] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["simulate", "C1CC", "-o", "x.npz"], "C1CC"),
+        (["simulate", "none.xyz", "-o", "x.npz"], "none.xyz"),
+        (["simulate", "C", "-o", "x.npz", "--pixel", "0"], "--pixel"),
+        (["simulate", "C", "-o", "x.foo"], ".foo"),
+        (["predict", "-o", "out"], "at least one stack"),
+        (["predict", "s.npz", "-o", "out", "--threshold", "1.5"], "threshold"),
+        (["evaluate", "--data", "none.npz", "-o", "out"], "none.npz"),
+        (["train", "none.toml"], "none.toml"),
+    ],
+)
+def test_other_mistakes(arguments, word, tmp_path, capsys, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, [*arguments, *(["--model", weights] if arguments[0] in ("predict", "evaluate") else [])], word)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"Example: afmol {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_needs_no_torch():
+    code = "import sys\nfrom afmol.cli import main\n"
+    code += "try: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split()[-1] == "False"
+
+
+@pytest.mark.skipif("base" not in shipped_models(), reason="no model is shipped yet")
+def test_demo(tmp_path, capsys):
+    main(["demo", "-o", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "bonds F1" in text
+    assert {p.suffix for p in tmp_path.iterdir()} == {".npz", ".json", ".xyz", ".sdf", ".png"}

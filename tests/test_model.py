@@ -1,0 +1,656 @@
+"""The model: peaks as a round trip, maps and molecules that move with the image, invariances, losses."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from afmol.dataset import Batch
+from afmol.elements import ELEMENTS, NUMBERS
+from afmol.model import ModelConfig, Ours
+from afmol.model.gnn import LONGEST_BOND, BondNet, sample_features
+from afmol.model.ours import CANDIDATE, MATCH, SPARE_DEPTH, _molecule, _patches, match
+from afmol.model.peaks import NEAREST, find_peaks
+from afmol.model.posnet import CLIP, standardise
+
+TINY = ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
+PIXEL = TINY.pixel
+seeds = st.integers(0, 2**32 - 1)
+
+
+# --- things to test with
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Threads only get into each other's way in networks as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def randomised(config: ModelConfig = TINY, seed: int = 0) -> Ours:
+    """A model in eval mode with random weights, biases and batch norm statistics; offsets and z are some 0.1 A."""
+    model = Ours(config)
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            noise = torch.randn(p.shape, generator=g)
+            p.copy_(noise / p[0].numel() ** 0.5 if p.ndim > 1 else p.clamp(-1, 1) + 0.2 * noise)
+        for name, b in model.named_buffers():
+            if "mean" in name:
+                b.copy_(0.3 * torch.randn(b.shape, generator=g))
+            elif "var" in name:
+                b.copy_(0.5 + torch.rand(b.shape, generator=g))
+        model.posnet.head.weight[4:] *= 0.2
+        model.posnet.head.bias[4:] *= 0.2
+    return model.eval()
+
+
+def finding(images: Tensor, seed: int = 0, share: float = 0.1) -> Ours:
+    """A random model that finds candidates in these images, and believes about half of them."""
+    model = randomised(seed=seed)
+    with torch.no_grad():
+        features, maps = model.posnet(images)
+        model.posnet.head.bias[:4] -= maps[:, 0].flatten().quantile(1 - share)
+        positions, image, _ = find_peaks(model.posnet(images)[1], PIXEL, CANDIDATE)
+        exists = model.bondnet(features, positions, image, 2 * PIXEL).exists
+        model.bondnet.exists.bias -= exists.quantile(0.4)
+    return model
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def apart(rng: np.random.Generator, n: int, size: tuple[float, float], distance: float) -> np.ndarray:
+    """At most n random points (A), at least `distance` from each other in the plane; z in -1 ... 0."""
+    points = np.zeros((0, 3))
+    for p in rng.uniform(0, 1, (6 * n, 3)) * [*size, -1.0]:
+        if len(points) < n and (np.linalg.norm(points[:, :2] - p[:2], axis=1) >= distance).all():
+            points = np.vstack([points, p])
+    return points
+
+
+def rendered(points: np.ndarray, nx: int, ny: int, top: float = 0.98, nearest_is_one: bool = True) -> Tensor:
+    """Maps of one image that say where the points are: Gaussian heat, and offset and z of the nearest point.
+
+    `nearest_is_one`: the pixel nearest to a point has all of its heat, as in training.
+    """
+    x, y = (np.arange(nx) + 0.5) * PIXEL, (np.arange(ny) + 0.5) * PIXEL
+    centre = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
+    maps = np.zeros((4, nx, ny), np.float32)
+    distance = np.linalg.norm(centre[:, :, None] - points[:, :2], axis=-1)
+    heat = np.exp(-(distance**2) / (2 * 0.25**2)).max(-1, initial=0)
+    if nearest_is_one:
+        for k in range(len(points)):
+            heat[np.unravel_index(distance[..., k].argmin(), (nx, ny))] = 1
+    p = np.clip(top * heat, 1e-6, None)
+    maps[0] = np.log(p / (1 - p))
+    if len(points):
+        owner = points[distance.argmin(-1)]
+        maps[1:3] = (owner[..., :2] - centre).transpose(2, 0, 1)
+        maps[3] = owner[..., 2]
+    return torch.from_numpy(maps)
+
+
+def labelled(rng: np.random.Generator, counts: list[int], nx: int = 32, ny: int = 40, z: float | None = None) -> Batch:
+    """A batch of noise with `counts` made-up atoms in each image, the first bonded to the second and so on."""
+    molecules = [apart(rng, n, (nx * PIXEL, ny * PIXEL), 0.9) for n in counts]
+    start = np.cumsum([0] + [len(m) for m in molecules])
+    positions = np.concatenate([np.zeros((0, 3)), *molecules])
+    if z is not None:
+        positions[:, 2] = z
+    molecule = np.repeat(np.arange(len(counts)), np.diff(start))
+    bonds = [(i, i + 1) for i in range(len(positions) - 1) if molecule[i] == molecule[i + 1]]
+    return Batch(
+        torch.from_numpy(rng.normal(size=(len(counts), TINY.slices, nx, ny)).astype(np.float32)),
+        torch.from_numpy(positions.astype(np.float32)),
+        torch.from_numpy(rng.integers(0, len(ELEMENTS), len(positions))),
+        torch.from_numpy(molecule),
+        torch.tensor(bonds, dtype=torch.int64).reshape(-1, 2),
+    )
+
+
+def nearest_order(found: Tensor, points: np.ndarray) -> np.ndarray:
+    """For each point the found one next to it, each used once."""
+    distance = np.linalg.norm(points[:, None, :2] - found.numpy()[None, :, :2], axis=-1)
+    order = distance.argmin(1) if len(points) else np.zeros(0, int)
+    assert sorted(order) == list(range(len(points)))
+    return order
+
+
+# --- peaks
+
+
+@settings(max_examples=40)
+@given(seeds, st.integers(0, 40), st.integers(8, 64), st.integers(8, 64))
+def test_peaks_return_the_atoms_that_maps_were_made_of(seed, n, nx, ny):
+    points = apart(np.random.default_rng(seed), n, (nx * PIXEL, ny * PIXEL), 0.9)
+    found, image, score = find_peaks(rendered(points, nx, ny)[None], PIXEL, 0.3)
+    assert len(found) == len(points)
+    assert (image == 0).all()
+    assert torch.allclose(score, torch.tensor(0.98))
+    np.testing.assert_allclose(found.numpy()[nearest_order(found, points)], points, atol=1e-3)
+
+
+@settings(max_examples=20)
+@given(seeds)
+def test_peaks_of_plain_gaussians(seed):
+    """Without the nearest pixel set to one; 1.07 A: two atoms then never compete in a window of 5 x 5 pixels."""
+    points = apart(np.random.default_rng(seed), 30, (12.0, 10.0), 1.07)
+    found, _, _ = find_peaks(rendered(points, 48, 40, nearest_is_one=False)[None], PIXEL, 0.3)
+    np.testing.assert_allclose(found.numpy()[nearest_order(found, points)], points, atol=1e-3)
+
+
+def dots(*rows: tuple[int, int, float, float, float]) -> Tensor:
+    """Maps (1, 4, 24, 24) with heat at single pixels: rows of ix, iy, heat, offset x, offset y."""
+    maps = torch.zeros(1, 4, 24, 24)
+    maps[:, 0] = -20
+    for ix, iy, heat, dx, dy in rows:
+        maps[0, :3, ix, iy] = torch.tensor([np.log(heat / (1 - heat)), dx, dy])
+    return maps
+
+
+@pytest.mark.parametrize("stronger", [0, 1])
+def test_of_two_atoms_too_close_the_weaker_goes(stronger):
+    heat = [0.7, 0.7]
+    heat[stronger] = 0.9
+    # two maxima 3 pixels apart, which point towards each other until 0.45 A are left; a third stands alone
+    rows = [(8, 8, heat[0], 0.15, 0.0), (11, 8, heat[1], -0.15, 0.0), (18, 18, 0.5, 0.0, 0.0)]
+    found, _, score = find_peaks(dots(*rows), PIXEL, 0.3)
+    expected = [(8.5 * PIXEL + 0.15, 8.5 * PIXEL), (11.5 * PIXEL - 0.15, 8.5 * PIXEL)][stronger]
+    assert score.tolist() == pytest.approx([0.9, 0.5])
+    np.testing.assert_allclose(found[0, :2], expected, atol=1e-6)
+
+
+def test_of_two_equal_atoms_too_close_one_stays():
+    found, _, _ = find_peaks(dots((8, 8, 0.9, 0.15, 0.0), (11, 8, 0.9, -0.15, 0.0)), PIXEL, 0.3)
+    assert len(found) == 1
+
+
+def test_two_atoms_just_far_enough_stay():
+    gap = (NEAREST + 0.02 - 3 * PIXEL) / 2
+    found, _, _ = find_peaks(dots((8, 8, 0.9, -gap, 0.0), (11, 8, 0.7, gap, 0.0)), PIXEL, 0.3)
+    assert len(found) == 2
+
+
+def test_the_threshold_of_peaks():
+    maps = dots((3, 3, 0.4, 0, 0), (12, 12, 0.6, 0, 0), (20, 3, 0.8, 0, 0))
+    counts = [len(find_peaks(maps, PIXEL, t)[0]) for t in (0.3, 0.5, 0.7, 0.9)]
+    assert counts == [3, 2, 1, 0]
+
+
+def test_no_peaks_no_atoms():
+    positions, image, score = find_peaks(torch.full((3, 4, 16, 24), -9.0), PIXEL, 0.3)
+    assert (positions.shape, image.shape, score.shape) == ((0, 3), (0,), (0,))
+
+
+def test_peaks_at_the_rim_and_in_the_corners():
+    points = np.array([[0.01, 0.01, 0.0], [3.99, 0.02, -0.1], [0.0, 5.99, -0.2], [3.99, 5.99, -0.3], [2.0, 0.0, -0.4]])
+    found, _, _ = find_peaks(rendered(points, 16, 24)[None], PIXEL, 0.3)
+    np.testing.assert_allclose(found.numpy()[nearest_order(found, points)], points, atol=1e-3)
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(0, 20), st.integers(0, 20))
+def test_peaks_of_two_images_are_those_of_each(seed, n, m):
+    rng = np.random.default_rng(seed)
+    maps = torch.stack([rendered(apart(rng, k, (8.0, 10.0), 0.9), 32, 40) for k in (n, m)])
+    positions, image, score = find_peaks(maps, PIXEL, 0.3)
+    for b in range(2):
+        alone = find_peaks(maps[b : b + 1], PIXEL, 0.3)
+        assert torch.equal(positions[image == b], alone[0])
+        assert torch.equal(score[image == b], alone[2])
+
+
+# --- posnet
+
+
+@settings(max_examples=40)
+@given(seeds, st.floats(-100, 100), st.floats(-6, 6))
+def test_offset_and_scale_of_a_slice_change_nothing(seed, offset, decades):
+    g = torch.Generator().manual_seed(seed)
+    images = torch.rand(2, 3, 20, 17, generator=g) ** 4
+    # an offset of 100 in units of the contrast leaves 5 digits of float32
+    moved = images.clone()
+    moved[1, 2] = (images[1, 2] + offset) * 10**decades
+    assert torch.allclose(standardise(moved), standardise(images), atol=2e-3)
+
+
+def test_standardised_slices():
+    x = standardise(noise(2, 3, 40, 30) * 7 + 3)
+    assert torch.allclose(x.mean((2, 3)), torch.zeros(2, 3), atol=1e-3)
+    assert torch.allclose(x.std((2, 3)), torch.ones(2, 3), atol=1e-2)
+    spike = torch.zeros(1, 1, 64, 64)
+    spike[0, 0, 5, 5] = 1e6
+    assert standardise(spike).abs().max() == CLIP
+    assert torch.equal(standardise(torch.full((1, 2, 8, 8), 3.0)), torch.zeros(1, 2, 8, 8))
+
+
+@pytest.mark.parametrize(("nx", "ny"), [(16, 16), (17, 23), (16, 61), (40, 16), (33, 47), (31, 24), (8, 9)])
+def test_any_size_gives_maps_of_that_size(nx, ny):
+    images = noise(2, TINY.slices, nx, ny)
+    model = finding(images)
+    with torch.no_grad():
+        features, maps = model.posnet(images)
+    assert maps.shape == (2, 4, nx, ny)
+    assert features.shape[:2] == (2, TINY.channels[0])
+    assert 2 * features.shape[2] >= nx
+    assert 2 * features.shape[3] >= ny
+    assert maps.isfinite().all()
+    for molecule in model.predict(images):
+        assert np.isfinite(molecule.positions).all()
+
+
+RIM = 56
+"""Pixels from the border that the zero padding outside the image can reach: one block a level sees 45 pixels far, and
+the strides add up to 8."""
+SIDE = 160
+"""Pixels."""
+
+
+def blobs(shift: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
+    """A stack of blobs in the middle of zeros, shifted by pixels, and where they are before the shift, A."""
+    rng = np.random.default_rng(7)
+    points = apart(rng, 9, (7.0, 7.0), 1.7)[:, :2] + (SIDE * PIXEL - 7.0) / 2
+    x = (np.arange(SIDE) + 0.5) * PIXEL
+    image = np.zeros((TINY.slices, SIDE, SIDE))
+    for p in points:
+        distance = np.hypot(*np.meshgrid(x - p[0], x - p[1], indexing="ij"))
+        spot = np.exp(-(distance**2) / (2 * rng.uniform(0.4, 0.7) ** 2)) * (distance < 3)
+        image += spot * np.linspace(0.3, 1, TINY.slices)[:, None, None] * rng.uniform(0.8, 1.2)
+    image = np.roll(image, shift, axis=(1, 2))
+    return torch.from_numpy(image.astype(np.float32))[None], torch.from_numpy(points.astype(np.float32))
+
+
+@pytest.mark.parametrize("shift", [(8, 0), (-8, 16)])
+def test_maps_move_with_the_image(shift):
+    posnet = randomised(seed=1).posnet
+    with torch.no_grad():
+        before, after = posnet(blobs()[0])[1], posnet(blobs(shift)[0])[1]
+    back = after.roll((-shift[0], -shift[1]), (2, 3))
+    inner = slice(RIM + 16, SIDE - RIM - 16)
+    before, back = before[..., inner, inner], back[..., inner, inner]
+    assert before.std((2, 3)).min() > 0.02, "maps without contrast show nothing"
+    assert torch.allclose(before, back, atol=1e-4)
+
+
+@torch.no_grad()
+def blob_finder(seed: int) -> Ours:
+    """A random network whose heat alone is trained, by least squares, to tell blobs from the rest."""
+    model = randomised(seed=seed)
+    images, points = blobs()
+    features, _ = model.posnet(images)
+    rows = F.unfold(features, 3, padding=1)[0].T
+    rows = torch.cat([rows, torch.ones(len(rows), 1)], 1)
+    heat = rendered(np.column_stack([points, 0 * points[:, 0]]), SIDE, SIDE)[:1]
+    target = F.pixel_unshuffle(heat, 2).flatten(1).T.clamp(-6, 4)
+    weight = 1 + 10 * (target > -4).any(1, keepdim=True)
+    solved = torch.linalg.lstsq(rows * weight, target * weight).solution.T
+    head = model.posnet.head
+    head.weight[:4] = solved[:, :-1].reshape(4, -1, 3, 3)
+    head.bias[:4] = solved[:, -1]
+    head.weight[12:] *= 0.2  # no atom deeper than the model reports
+    model.bondnet.exists.bias += 4
+    return model
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_shift_of_two_angstrom_shifts_the_molecule_and_nothing_else(seed):
+    """The defect of figure 2 of the report: there, atoms changed their classes and lost their bonds."""
+    model = blob_finder(seed)
+    (before,) = model.predict(blobs()[0])
+    assert len(before) >= 7
+    assert len(before.bonds) >= 5
+    for shift in ([2.0, 0.0, 0.0], [-2.0, 2.0, 0.0]):
+        (after,) = model.predict(blobs((round(shift[0] / PIXEL), round(shift[1] / PIXEL)))[0])
+        np.testing.assert_allclose(after.positions, before.positions + shift, atol=1e-4)
+        np.testing.assert_array_equal(after.numbers, before.numbers)
+        np.testing.assert_array_equal(after.bonds, before.bonds)
+        np.testing.assert_allclose(after.class_probabilities, before.class_probabilities, atol=1e-4)
+        np.testing.assert_allclose(after.confidence, before.confidence, atol=1e-4)
+        np.testing.assert_allclose(after.bond_probabilities, before.bond_probabilities, atol=1e-4)
+
+
+# --- graph network
+
+
+def bondnet(channels: int = 6) -> BondNet:
+    torch.manual_seed(5)
+    return BondNet(channels, 16, 2).eval()
+
+
+def atoms(n: int, images: int = 2, seed: int = 0, side: float = 6.0) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(seed)
+    positions = torch.from_numpy((rng.uniform(0, 1, (n, 3)) * [side, side, -1]).astype(np.float32))
+    return positions, torch.from_numpy(np.sort(rng.integers(0, images, n)))
+
+
+def as_matrix(graph, n: int) -> Tensor:
+    """Bond logits as a symmetric matrix, NaN where no bond is asked for."""
+    out = torch.full((n, n), torch.nan)
+    out[graph.pairs[:, 0], graph.pairs[:, 1]] = graph.bonds.detach()
+    out[graph.pairs[:, 1], graph.pairs[:, 0]] = graph.bonds.detach()
+    return out
+
+
+def assert_same_graph(a, b, order: Tensor) -> None:
+    """Graph b is graph a with its atoms taken in this order."""
+    n = len(order)
+    assert torch.allclose(b.exists, a.exists[order], atol=1e-4)
+    assert torch.allclose(b.elements, a.elements[order], atol=1e-4)
+    left, right = as_matrix(b, n), as_matrix(a, n)[order][:, order]
+    assert left.isfinite().sum() > n, "too few bonds for a test"
+    assert torch.allclose(left, right, atol=1e-4, equal_nan=True)
+
+
+@settings(max_examples=20)
+@given(seeds, st.randoms(use_true_random=False))
+def test_the_order_of_atoms_does_not_matter(seed, random):
+    """In particular a bond has one value, whichever of its atoms comes first."""
+    net, features = bondnet(), noise(2, 6, 12, 14)
+    positions, image = atoms(24, seed=seed)
+    order = torch.tensor(random.sample(range(24), 24))
+    before, after = net(features, positions, image, 0.5), net(features, positions[order], image[order], 0.5)
+    assert_same_graph(before, after, order)
+
+
+@pytest.mark.parametrize("move", ["quarter turn", "any turn", "mirror", "shift", "upwards"])
+def test_moving_atoms_over_constant_features_changes_nothing(move):
+    net = bondnet()
+    features = noise(1, 6, 1, 1).expand(1, 6, 12, 12).contiguous()
+    positions, image = atoms(14, images=1, side=5.0)
+    about, (c, s) = torch.tensor([2.5, 2.5, 0.0]), (np.cos(0.7), np.sin(0.7))
+    matrix, vector = {
+        "quarter turn": ([[0, -1, 0], [1, 0, 0], [0, 0, 1]], [0, 0, 0]),
+        "any turn": ([[c, -s, 0], [s, c, 0], [0, 0, 1]], [0, 0, 0]),
+        "mirror": ([[-1, 0, 0], [0, 1, 0], [0, 0, 1]], [0, 0, 0]),
+        "shift": (np.eye(3), [3.0, -1.7, 0]),
+        "upwards": (np.eye(3), [0, 0, 2.0]),
+    }[move]
+    moved = (positions - about) @ torch.tensor(matrix, dtype=torch.float32).T + about + torch.tensor(vector)
+    assert_same_graph(net(features, positions, image, 0.5), net(features, moved, image, 0.5), torch.arange(14))
+
+
+def test_distances_and_heights_do_matter():
+    net, features = bondnet(), torch.ones(1, 6, 12, 12)
+    positions, image = atoms(14, images=1)
+    before = net(features, positions, image, 0.5)
+    for factor in ([1.1, 1.1, 1.0], [1.0, 1.0, -1.0]):
+        after = net(features, positions * torch.tensor(factor), image, 0.5)
+        assert (after.exists - before.exists).abs().max() > 1e-3
+
+
+def test_candidate_bonds_are_the_short_pairs_of_an_image():
+    positions, image = atoms(24)
+    graph = bondnet()(noise(2, 6, 12, 12), positions, image, 0.5)
+    expected = [
+        (i, j)
+        for i in range(24)
+        for j in range(i + 1, 24)
+        if image[i] == image[j] and np.linalg.norm(positions[i, :2] - positions[j, :2]) < LONGEST_BOND
+    ]
+    assert sorted(map(tuple, graph.pairs.tolist())) == expected
+
+
+def test_atoms_of_other_images_do_not_matter():
+    net, features = bondnet(), noise(2, 6, 12, 12)
+    positions, image = atoms(24)
+    both = net(features, positions, image, 0.5)
+    for b in range(2):
+        own = image == b
+        alone = net(features[b : b + 1], positions[own], torch.zeros(int(own.sum()), dtype=torch.int64), 0.5)
+        assert torch.allclose(both.exists[own], alone.exists, atol=1e-5)
+        assert torch.allclose(both.elements[own], alone.elements, atol=1e-5)
+        matrix = as_matrix(both, 24)[own][:, own]
+        assert torch.allclose(matrix, as_matrix(alone, int(own.sum())), atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_no_atoms_and_one_atom(n):
+    graph = bondnet()(noise(1, 6, 8, 8), torch.ones(n, 3), torch.zeros(n, dtype=torch.int64), 0.5)
+    assert graph.exists.shape == (n,)
+    assert graph.elements.shape == (n, len(ELEMENTS))
+    assert (graph.pairs.shape, graph.bonds.shape) == ((0, 2), (0,))
+    assert graph.exists.isfinite().all()
+
+
+@settings(max_examples=30)
+@given(seeds, st.integers(2, 15), st.integers(2, 15), st.sampled_from([0.25, 0.5, 0.3]))
+def test_interpolation_is_exact_for_ramps(seed, nx, ny, pixel):
+    """Value a + b x + c y at pixel centres (i + 0.5) * pixel; beyond the outermost centres it stays what it is there."""
+    rng = np.random.default_rng(seed)
+    x, y = (torch.arange(nx) + 0.5) * pixel, (torch.arange(ny) + 0.5) * pixel
+    a, b, c = (torch.from_numpy(rng.normal(size=(2, 3, 1, 1)).astype(np.float32)) for _ in range(3))
+    ramp = a + b * x[:, None] + c * y[None]
+    points = torch.from_numpy((rng.uniform(-0.1, 1.1, (20, 2)) * [nx * pixel, ny * pixel]).astype(np.float32))
+    image = torch.from_numpy(rng.integers(0, 2, 20))
+    px, py = points[:, 0].clamp(x[0], x[-1])[:, None], points[:, 1].clamp(y[0], y[-1])[:, None]
+    expected = (a[:, :, 0, 0])[image] + b[:, :, 0, 0][image] * px + c[:, :, 0, 0][image] * py
+    assert torch.allclose(sample_features(ramp, points, image, pixel), expected, atol=1e-4)
+
+
+# --- predictions
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_batch_of_two_is_two_batches(seed):
+    images = noise(2, TINY.slices, 40, 32, seed=seed)
+    model = finding(images, seed)
+    together = model.predict(images)
+    assert all(len(m) > 3 for m in together)
+    for b in range(2):
+        (alone,), packed = model.predict(images[b : b + 1]), together[b]
+        np.testing.assert_allclose(packed.positions, alone.positions, atol=1e-4)
+        np.testing.assert_array_equal(packed.numbers, alone.numbers)
+        np.testing.assert_array_equal(packed.bonds, alone.bonds)
+        for field in ("class_probabilities", "confidence", "bond_probabilities"):
+            np.testing.assert_allclose(getattr(packed, field), getattr(alone, field), atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_a_prediction_says_fits_together(seed):
+    images = noise(2, TINY.slices, 40, 32, seed=10 + seed)
+    model = finding(images, seed)
+    with torch.no_grad():
+        features, maps = model.posnet(images)
+        positions, image, _ = find_peaks(maps, PIXEL, CANDIDATE)
+        graph = model.bondnet(features, positions, image, 2 * PIXEL)
+    everything = model.predict(images, 0.0)
+    for b, molecule in enumerate(model.predict(images)):
+        assert 0 < len(molecule) <= len(everything[b])
+        assert (molecule.confidence >= 0.5).all()
+        assert molecule.positions[:, 2].max() == 0
+        assert (molecule.positions[:, 2] >= -(TINY.depth + SPARE_DEPTH)).all()
+        np.testing.assert_allclose(molecule.class_probabilities.sum(1), 1, atol=1e-6)
+        np.testing.assert_array_equal(molecule.classes, molecule.class_probabilities.argmax(1))
+        # the classes by a loop over elements, for the candidate that the atom came from
+        for k in range(len(molecule)):
+            near = (positions[:, :2].double() - torch.from_numpy(molecule.positions[k, :2])).norm(dim=1)
+            candidate = int(near.masked_fill(image != b, torch.inf).argmin())
+            softmax = graph.elements[candidate].double().softmax(0).tolist()
+            classes = [0.0] * 5
+            for element, p in zip(ELEMENTS, softmax, strict=True):
+                classes[element.category] += p
+            np.testing.assert_allclose(molecule.class_probabilities[k], classes, atol=1e-6)
+
+
+def test_a_prediction_by_hand():
+    """Six candidates: one that is not believed though it is the topmost, one too deep; carbon 0.3, silicon 0.25 make
+    class 1, though oxygen is the likeliest element."""
+    positions = np.array([[1, 1, 0.9], [2, 1, 0.3], [3, 1, -0.2], [4, 1, -0.9], [5, 1, 0.0], [6, 1, -0.1]])
+    keep = np.array([False, True, True, True, True, True])
+    elements = np.zeros((6, len(ELEMENTS)))
+    symbols = [e.symbol for e in ELEMENTS]
+    elements[:, symbols.index("H")] = 1
+    elements[2] = 0
+    elements[2, [symbols.index(s) for s in ("O", "C", "Si")]] = 0.45, 0.3, 0.25
+    pairs, bonds = np.array([[1, 2], [2, 3], [2, 4], [4, 5]]), np.array([0.9, 0.8, 0.7, 0.1])
+    got = _molecule(positions, elements, np.linspace(0.4, 0.9, 6), keep, pairs, bonds, 1.0)
+    np.testing.assert_allclose(got.positions, [[2, 1, 0], [3, 1, -0.5], [5, 1, -0.3], [6, 1, -0.4]], atol=1e-12)
+    np.testing.assert_array_equal(got.numbers, [1, 6, 1, 1])
+    np.testing.assert_allclose(got.class_probabilities[1], [0, 0.55, 0, 0.45, 0])
+    np.testing.assert_array_equal(got.bonds, [[0, 1], [1, 2], [2, 3]])
+    np.testing.assert_allclose(got.bond_probabilities, [0.9, 0.7, 0.1])
+    np.testing.assert_allclose(got.confidence, [0.5, 0.6, 0.8, 0.9])
+
+
+def test_nothing_found_is_an_empty_molecule():
+    model = randomised()
+    model.posnet.head.bias.data[:4] = -100
+    for molecule in model.predict(noise(2, TINY.slices, 32, 24)):
+        assert len(molecule) == 0
+        assert molecule.class_probabilities.shape == (0, 5)
+        assert molecule.bonds.shape == (0, 2)
+
+
+def test_elements_and_classes_share_an_order():
+    assert BondNet(4, 8, 1).elements.out_features == len(NUMBERS) == len(ELEMENTS)
+
+
+# --- losses
+
+
+def perfect(batch: Batch) -> Tensor:
+    nx, ny = batch.images.shape[2:]
+    return torch.stack(
+        [rendered(batch.positions[batch.molecule == b].double().numpy(), nx, ny) for b in range(len(batch.images))]
+    )
+
+
+def test_perfect_maps_have_no_loss_of_place():
+    batch = labelled(np.random.default_rng(1), [9, 0, 12])
+    model, maps = Ours(TINY), perfect(batch)
+    losses = model._map_losses(batch, maps)
+    assert losses["offset"] < 1e-5
+    assert losses["z"] < 1e-5
+    wrong = maps.clone()
+    wrong[:, 1] += 0.1
+    wrong[:, 3] -= 0.2
+    losses = model._map_losses(batch, wrong)
+    assert float(losses["offset"]) == pytest.approx(0.1, abs=1e-4)
+    assert float(losses["z"]) == pytest.approx(0.2, abs=1e-4)
+
+
+def test_heat_is_lost_where_atoms_are_missing_displaced_or_made_up():
+    batch = labelled(np.random.default_rng(2), [9, 12])
+    model = Ours(TINY)
+
+    def loss(maps: Tensor) -> float:
+        return float(model._map_losses(batch, maps)["heat"])
+
+    maps = perfect(batch)
+    best = loss(maps)
+    assert best < 0.1
+    missing = maps.clone()
+    missing[0, 0] = -10
+    assert loss(missing) > best + 1
+    assert loss(maps.roll(3, 2)) > best + 1
+    extra = maps.clone()
+    extra[:, 0, ::4, ::4] = 5
+    assert loss(extra) > best + 1
+
+
+def test_deep_atoms_are_neither_right_nor_wrong():
+    rng = np.random.default_rng(3)
+    batch = labelled(rng, [8, 8])
+    deep = batch.molecule == 1
+    batch.positions[deep, 2] = -1.5
+    model = Ours(TINY)
+    with_them = perfect(batch)
+    without = with_them.clone()
+    without[1, 0] = -13
+    for name in ("heat", "offset", "z"):
+        a, b = (float(model._map_losses(batch, m)[name]) for m in (with_them, without))
+        assert a == pytest.approx(b, abs=0.02), name
+
+
+def test_match_by_hand():
+    atoms = torch.tensor([[1.0, 1.0, 0.0], [3.0, 1.0, -0.5], [5.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
+    molecule = torch.tensor([0, 0, 0, 1])
+    found = torch.tensor(
+        [
+            [1.1, 1.0, -0.8],  # atom 0: z does not matter
+            [3.3, 1.0, 0.0],  # atom 1 has a nearer one
+            [2.9, 1.0, 0.0],  # atom 1
+            [5.0, 1.0 + MATCH + 0.01, 0.0],  # too far from atom 2
+            [3.0, 1.0, 0.0],  # nothing there in image 1
+            [1.0, 1.0 + MATCH - 0.01, 0.0],  # atom 3, the one of image 1
+        ]
+    )
+    image = torch.tensor([0, 0, 0, 0, 1, 1])
+    assert match(found, image, atoms, molecule).tolist() == [0, -1, 1, -1, -1, 3]
+    assert match(found[:0], image[:0], atoms, molecule).shape == (0,)
+    assert match(found, image, atoms[:0], molecule[:0]).tolist() == [-1] * 6
+
+
+def test_match_takes_nobody_twice():
+    found = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
+    got = match(found, torch.zeros(2, dtype=torch.int64), found[:1], torch.zeros(1, dtype=torch.int64)).tolist()
+    assert sorted(got) == [-1, 0]
+
+
+BATCHES = {
+    "usual": {"counts": [6, 9]},
+    "an empty sample": {"counts": [0, 9, 0]},
+    "no atoms at all": {"counts": [0, 0]},
+    "one atom": {"counts": [1]},
+    "only deep atoms": {"counts": [6, 3], "z": -1.5},
+}
+
+
+@pytest.mark.parametrize(("candidates", "step"), [("none", 0), ("many", 0), ("many", 1)])
+@pytest.mark.parametrize("kind", BATCHES)
+def test_losses_and_gradients_are_finite(kind, candidates, step):
+    batch = labelled(np.random.default_rng(4), **BATCHES[kind])
+    model = randomised().train()
+    model.posnet.head.bias.data[:4] += -50 if candidates == "none" else 1
+    losses = model(batch, torch.Generator().manual_seed(step))
+    assert set(losses) == {"heat", "offset", "z", "exists", "elements", "bonds"}
+    assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    if kind == "usual" and candidates == "many":
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_bonds_are_learned_from_the_labelled_pairs():
+    """Nodes that stand for atoms 2, 0, 1: the pair of nodes (0, 2) stands for atoms (1, 2), and so on."""
+    batch = labelled(np.random.default_rng(5), [3])._replace(bonds=torch.tensor([[0, 2]]))
+    truth = torch.tensor([2, 0, -1, 1])
+    pairs = torch.tensor([[0, 1], [0, 2], [0, 3], [1, 3]])
+    logits = torch.tensor([8.0, -8.0, -8.0, -8.0])
+
+    def graph(bonds: Tensor):
+        from afmol.model.gnn import Graph
+
+        return Graph(torch.tensor([8.0, 8.0, -8.0, 8.0]), torch.zeros(4, len(ELEMENTS)), pairs, bonds)
+
+    model = Ours(TINY)
+    right = model._graph_losses(batch, graph(logits), truth)
+    assert float(right["bonds"]) < 0.01
+    assert float(right["exists"]) < 0.01
+    assert float(right["elements"]) == pytest.approx(np.log(len(ELEMENTS)), rel=1e-5)
+    assert float(model._graph_losses(batch, graph(-logits), truth)["bonds"]) > 5
+
+
+@pytest.mark.parametrize("reach", [1, 3])
+def test_patches_against_a_loop(reach):
+    batch = labelled(np.random.default_rng(6), [7, 0, 9], nx=16, ny=24)
+    nx, ny = 16, 24
+    place, centre = _patches(batch, reach, PIXEL, nx, ny)
+    flat = np.arange(3 * nx * ny).reshape(3, nx, ny)
+    for k, (p, b) in enumerate(zip(batch.positions.numpy(), batch.molecule.tolist(), strict=True)):
+        wanted = {}
+        for ix in range(int(p[0] // PIXEL) - reach, int(p[0] // PIXEL) + reach + 1):
+            for iy in range(int(p[1] // PIXEL) - reach, int(p[1] // PIXEL) + reach + 1):
+                inside = 0 <= ix < nx and 0 <= iy < ny
+                wanted[ix, iy] = flat[b, ix, iy] if inside else -1
+        got = {(round(float(c[0]) / PIXEL - 0.5), round(float(c[1]) / PIXEL - 0.5)): int(i) for c, i in zip(centre[k], place[k], strict=True)}
+        assert got == wanted
+    assert (place == -1).any()
