@@ -34,7 +34,7 @@ def unwrapping(jit: Callable) -> Callable:
 numba.jit, numba.njit = unwrapping(numba.jit), unwrapping(numba.njit)
 install_import_hook("afmol", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # int is a float
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny networks: a second thread only waits for the first
 
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)

@@ -130,6 +130,7 @@ class WholePixels(np.random.Generator):
         super().__init__(np.random.PCG64(seed))
         self.drawn: list[np.ndarray] = []
 
+    # pyrefly: ignore[bad-override]
     def standard_normal(self, size=None, dtype=np.float64, out=None):
         self.drawn.append(self.integers(-2, 3, size).astype(dtype))
         return self.drawn[-1]

@@ -6,11 +6,11 @@ import os
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .errors import ConfigError, WeightsError
@@ -27,25 +27,39 @@ def config_from_dict(kind: type[T], values: dict[str, Any], where: str = "config
     """A frozen config dataclass (nested ones too) from plain values, lists becoming tuples.
 
     Raises:
-        ConfigError: a name that the configuration does not have.
+        ConfigError: a name that the configuration does not have, a value of another type, a field left out.
     """
     fields = {f.name: f for f in dataclasses.fields(kind)}  # pyrefly: ignore[bad-argument-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise ConfigError(f"{where} has no field '{unknown[0]}'; its fields are {', '.join(fields)}.")
-    made = {
-        name: config_from_dict(_nested(fields[name], where), value, f"{where}.{name}")
-        if isinstance(value, dict)
-        else _tuples(value)
-        for name, value in values.items()
-    }
-    return kind(**made)
+    none = dataclasses.MISSING
+    left_out = [f.name for f in fields.values() if f.default is f.default_factory is none and f.name not in values]
+    if left_out:
+        raise ConfigError(f"{where} must give the field '{left_out[0]}'.")
+    return kind(**{name: _value(fields[name].type, value, f"{where}.{name}") for name, value in values.items()})
 
 
-def _nested(field: dataclasses.Field, where: str) -> type:
-    if not (isinstance(field.type, type) and dataclasses.is_dataclass(field.type)):
-        raise ConfigError(f"{where}.{field.name} is one value, not a table.")
-    return field.type
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """A field's value; ConfigError if it is not of the field's type."""
+    if dataclasses.is_dataclass(kind) != isinstance(value, dict):
+        raise ConfigError(f"{where} is one value, not a table." if isinstance(value, dict) else f"{where} is a table.")
+    if isinstance(kind, type) and isinstance(value, dict):
+        return config_from_dict(kind, value, where)
+    value = _tuples(value)
+    if not _fits(kind, value):
+        name = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+        raise ConfigError(f"{where} must be of type {name}, not {value!r}.")
+    return value
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value is of a type: str, int, float (an int will do) or tuples of these; a bool is no number."""
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        kinds = kinds[:1] * len(value) if isinstance(value, tuple) and kinds[-1] is ... else kinds
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, kinds, value))
+    return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
 
 
 def config_from_toml(kind: type[T], path: str | Path) -> T:
@@ -65,7 +79,7 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     """Write a .safetensors file at once or not at all."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, metadata)
+    part.write_bytes(save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata))
     os.replace(part, path)
 
 
@@ -105,12 +119,13 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Ours, str]:
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path} holds tensors but no afmol weights.")
-    if int(metadata["version"]) > VERSION:
-        raise WeightsError(f"{path} has format {metadata['version']}, newer than this afmol reads ({VERSION}); update.")
     try:
+        version = int(metadata["version"])
+        if version > VERSION:
+            raise WeightsError(f"{path} has format {version}, newer than this afmol reads ({VERSION}); update.")
         model = Ours(config_from_dict(ModelConfig, json.loads(metadata["config"])))
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    except (KeyError, RuntimeError, TypeError, ValueError, ConfigError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, ConfigError) as error:
         raise WeightsError(f"{path} is damaged: its weights do not fit its configuration.") from error
     return model.eval(), metadata.get("name", path.stem)
 

@@ -1,4 +1,4 @@
-"""Training samples, made when they are needed: sample i is a function of (configuration, i).
+"""Training samples, made when they are needed: sample i is a function of (configuration, batch size, i).
 
     molecule -> lay_down -> conditions (tip, height, force parameters) -> simulate -> spoil -> Batch
 
@@ -179,7 +179,7 @@ def spoil(
         stack = compressed(stack, rng.uniform(0, config.compression))
     if rng.random() < 0.5:
         stack = slice_drift(stack, config.drift * rng.random(), rng)
-    if rng.random() < 0.2:
+    if rng.random() < 0.2 and stack.shape[2] > 3:
         stack = fewer_slices(stack, int(rng.integers(3, stack.shape[2])))
     stack = background_tilt(stack, config.background * rng.random(), rng)
     stack = line_noise(stack, config.line_noise * rng.random(), rng)

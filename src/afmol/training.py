@@ -100,13 +100,19 @@ def train(config: TrainConfig) -> Path:
     """Train; returns the weight file. Goes on from OUT/checkpoint.safetensors if there is one.
 
     Raises:
-        ConfigError: an output folder that cannot be written. MoleculeError: a molecule set that cannot be read.
+        ConfigError: numbers that do not fit, an output folder that cannot be written.
+        MoleculeError: a molecule set that cannot be read.
     """
+    if (config.data.pixel, config.data.slices) != (config.model.pixel, config.model.slices):
+        raise ConfigError("The data's pixel and slices must be those that the model takes.")
+    if min(config.steps, config.batch_size, config.workers) < 1:
+        raise ConfigError("Steps, batch_size and workers must be at least 1.")
     molecules = load_molecules(config.molecules)
     validation = load_molecules(config.validation) if config.validation else None
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        (out / "metrics.jsonl").open("a").close()
     except OSError as error:
         raise ConfigError(f"The folder {out} cannot be written: {error.strerror}.") from error
 

@@ -6,13 +6,15 @@ import numpy as np
 from jaxtyping import Float
 
 from ..elements import BY_SYMBOL, table
-from ..errors import MoleculeError, ScanError
+from ..errors import ConfigError, MoleculeError, ScanError
 from ..structures import Molecule, Scan
-from .forces import EV_PER_SQUARE_ANGSTROM, coulomb_terms, lennard_jones_terms
+from .forces import EV_PER_SQUARE_ANGSTROM, TIP_CHARGES, coulomb_terms, lennard_jones_terms
 from .probe import vertical_force, vertical_force_parallel
 
 STANDARD_DISTANCE = 2.97
 """Closest approach of the unrelaxed probe above a topmost carbon, A (distAbove 5.3 A of the original data set)."""
+CLOSEST = 1.0
+"""The unrelaxed probe stays this far above the topmost nucleus, A; below, the model means nothing."""
 CARBON_RADIUS = BY_SYMBOL["C"].lj_radius
 
 
@@ -45,6 +47,15 @@ class Tip:
     cantilever_stiffness: float = 1800.0
     """N/m."""
 
+    def __post_init__(self) -> None:
+        if len(self.charges) != len(self.charge_offsets) or len(self.charges) > TIP_CHARGES:
+            raise ConfigError(f"A tip has at most {TIP_CHARGES} charges and one offset for each.")
+        if self.steps < 2:
+            raise ConfigError("An oscillation needs at least 2 steps.")
+        positive = (self.amplitude, self.stiffness, self.radial_stiffness, self.bond_length, self.cantilever_stiffness)
+        if not all(value > 0 for value in positive):
+            raise ConfigError("Amplitude, stiffnesses and bond length of a tip must be positive.")
+
 
 TIPS = {"co": Tip(), "xe": Tip(probe_radius=2.1815, probe_depth=0.024344, charges=(0.3,), charge_offsets=(0.0,))}
 """Presets. Xe: Lennard-Jones parameters as above, one positive charge."""
@@ -63,6 +74,12 @@ class Grid:
     heights: Float[np.ndarray, " nz"]
     """Height of the tip's end (the probe hangs `bond_length` below) at the closest point of each slice's oscillation,
     A, descending: one slice a height."""
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1 or not all(side > 0 for side in self.size) or len(self.heights) == 0:
+            raise ConfigError("A grid needs at least one pixel a side, a positive size and one height.")
+        if not (np.diff(self.heights) < 0).all():
+            raise ConfigError("The heights of a grid must descend.")
 
 
 def standard_heights(molecule: Molecule, tip: Tip, distance: float, slices: int = 10, step: float = 0.1) -> np.ndarray:
@@ -101,9 +118,9 @@ def grid_around(
 def frequency_shift_weights(steps: int, step: float) -> Float[np.ndarray, " steps"]:
     """Weights w (1/A) with df = (f0 / k) sum_j w_j F(z_j), z_j = `steps` heights, far to close, `step` apart.
 
-    The oscillation spans `steps * step` peak to peak. The integral of Giessibl, Phys. Rev. B 56, 16010 (1997), by the
-    midpoint rule on the force's derivative, normalised so that a constant force gradient gives exactly
-    df = -f0 / (2 k) dF/dz (as ppafm discretises it).
+    The oscillation spans `steps * step` peak to peak. The integral of Giessibl, Phys. Rev. B 56, 16010 (1997), as
+    ppafm discretises it. It converges to that integral slowly: a constant force gradient gives
+    -(1 - 1 / steps) f0 / (2 k) dF/dz, so 10 steps are a tenth short. Kept for comparability with ppafm's images.
     """
     t = np.linspace(-1 + 0.5 / steps, 1 - 0.5 / steps, steps - 1)
     slope = np.sqrt(1 - t**2)
@@ -144,7 +161,7 @@ def simulate(
         parallel: use all cores; must be False where several threads call `simulate`.
 
     Raises:
-        MoleculeError: no atoms. ScanError: the tip starts inside the molecule.
+        MoleculeError: no atoms. ScanError: the tip would go into the molecule.
     """
     if len(molecule) == 0:
         raise MoleculeError("A molecule without atoms cannot be simulated.")
@@ -152,8 +169,9 @@ def simulate(
     heights, weights = _force_heights(grid, tip)
     radius = table("lj_radius")[molecule.numbers] if lj_radius is None else lj_radius
     depth = table("lj_depth")[molecule.numbers] if lj_depth is None else lj_depth
-    if heights[0] - tip.bond_length < molecule.positions[:, 2].max() + 0.5:
-        raise ScanError("The tip starts inside the molecule; give heights that begin further away.")
+    if grid.heights[-1] - tip.bond_length < molecule.positions[:, 2].max() + CLOSEST:
+        least = tip.bond_length + CLOSEST
+        raise ScanError(f"The tip would go into the molecule; its end must stay {least:g} A above the topmost atom.")
 
     # Coordinates relative to the molecule keep float32 accurate wherever the user's origin is.
     centre = molecule.positions.mean(0)

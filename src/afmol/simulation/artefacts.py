@@ -52,8 +52,8 @@ def cut_outs(stack: Stack, most: int, rng: np.random.Generator) -> Stack:
     out = stack.copy()
     nx, ny, nz = stack.shape
     for _ in range(rng.integers(0, most + 1)):
-        wx, wy = rng.integers(2, nx // 4), rng.integers(2, ny // 4)
-        x, y, k = rng.integers(0, nx - wx), rng.integers(0, ny - wy), rng.integers(0, nz)
+        wx, wy = rng.integers(1, max(2, nx // 4)), rng.integers(1, max(2, ny // 4))
+        x, y, k = rng.integers(0, nx - wx + 1), rng.integers(0, ny - wy + 1), rng.integers(0, nz)
         out[x : x + wx, y : y + wy, k] = stack[..., k].mean()
     return out
 

@@ -1,0 +1,504 @@
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afmol.chemistry import MoleculeSet, load_molecules, pack_molecules
+from afmol.dataset import (
+    LABEL_DEPTH,
+    DataConfig,
+    collate,
+    draw_molecule,
+    image,
+    labels,
+    lay_down,
+    make_sample,
+    nominal_conditions,
+    random_conditions,
+    rotation,
+    spoil,
+)
+from afmol.elements import ELEMENTS, bonds_by_distance, element_index
+from afmol.structures import Molecule
+
+SMALL = DataConfig(windows=((24, 24), (24, 16), (16, 24)), slices=5)
+CLEAN = replace(SMALL, noise=0.0, line_noise=0.0, drift=0.0, background=0.0, cut_outs=0, compression=0.0)
+
+
+def made(positions, numbers, name="", seed=0) -> Molecule:
+    positions, numbers = np.array(positions, float), np.array(numbers, np.int64)
+    charges = np.random.default_rng(seed).normal(0, 0.1, len(numbers)).round(4)
+    return Molecule(positions, numbers, bonds_by_distance(positions, numbers), charges, name=name)
+
+
+def flat_ring(n: int = 6, hetero: int = 7) -> Molecule:
+    angle = 2 * np.pi * np.arange(n) / n
+    ring = np.column_stack([np.cos(angle), np.sin(angle), 0 * angle])
+    return made(np.concatenate([1.39 * ring, 2.48 * ring[1:]]), [hetero, *[6] * (n - 1), *[1] * (n - 1)], "flat")
+
+
+def lamp() -> Molecule:
+    """A flat ring with an iodine 2 A above it: it shows which face is up."""
+    ring = flat_ring()
+    return made(np.concatenate([ring.positions, [[0.0, 0.0, 2.0]]]), [*ring.numbers, 53], "lamp")
+
+
+def hand() -> Molecule:
+    """A chiral centre with four different neighbours."""
+    directions = np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
+    return made(
+        np.concatenate([[[0.0, 0, 0]], directions * [[1.1], [1.38], [1.76], [1.94]]]), [6, 1, 9, 17, 35], "hand"
+    )
+
+
+def chain(n: int = 9, seed: int = 0) -> Molecule:
+    """A screw of radius 1.2 A with 0.5 A and 1.2 radians from atom to atom: not flat."""
+    k = np.arange(n)
+    screw = np.column_stack([0.5 * k, 1.2 * np.cos(1.2 * k), 1.2 * np.sin(1.2 * k)])
+    return made(screw - screw.mean(0), np.random.default_rng(seed).choice([6, 7, 16], n), "chain")
+
+
+ATOM = made([[0.0, 0, 0]], [8], "atom")
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory) -> MoleculeSet:
+    path = tmp_path_factory.mktemp("molecules") / "set.npz"
+    pack_molecules([flat_ring(), lamp(), hand(), chain(), flat_ring(5, 16)], path)
+    return load_molecules(path)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def same_sample(a, b) -> bool:
+    (stack_a, atoms_a), (stack_b, atoms_b) = a, b
+    return (
+        np.array_equal(stack_a, stack_b)
+        and np.array_equal(atoms_a.positions, atoms_b.positions)
+        and np.array_equal(atoms_a.numbers, atoms_b.numbers)
+        and np.array_equal(atoms_a.bonds, atoms_b.bonds)
+    )
+
+
+# Samples
+
+
+def test_a_sample_is_a_function_of_the_configuration_and_its_number(molecules):
+    def sample(i):
+        return make_sample(molecules, SMALL, i, 4)
+
+    serial = [sample(i) for i in range(12)]
+    backwards = [sample(i) for i in reversed(range(12))][::-1]
+    with ThreadPoolExecutor(2) as pool:
+        threads = list(pool.map(sample, range(12)))
+    for a, b, c in zip(serial, backwards, threads, strict=True):
+        assert same_sample(a, b)
+        assert same_sample(a, c)
+    assert not any(same_sample(serial[i], serial[j]) for i in range(12) for j in range(i))
+    other = replace(SMALL, seed=1)
+    assert not any(same_sample(serial[i], make_sample(molecules, other, i, 4)) for i in range(4))
+
+
+def test_samples_have_the_shape_of_their_batch_and_finite_values(molecules):
+    config = replace(SMALL, windows=((24, 24), (24, 16), (16, 24), (20, 20)))
+    shapes = []
+    for i in range(40):
+        stack, atoms = make_sample(molecules, config, i, 4)
+        assert stack.dtype == np.float32
+        assert np.isfinite(stack).all()
+        shapes.append(stack.shape)
+        assert (atoms.positions[:, :2] > 0).all()
+        assert (atoms.positions[:, :2] < 0.25 * np.array(stack.shape[:2])).all()
+        assert (atoms.positions[:, 2] <= 0).all()
+        assert (atoms.positions[:, 2] >= -LABEL_DEPTH).all()
+        if len(atoms):
+            assert atoms.positions[:, 2].max() == 0
+    batches = [shapes[i : i + 4] for i in range(0, 40, 4)]
+    assert all(len(set(batch)) == 1 for batch in batches)
+    assert {batch[0] for batch in batches} == {(*window, 5) for window in config.windows}
+
+
+def test_labels_of_samples_are_the_atoms_and_bonds_of_the_molecule(molecules):
+    """Labels lie on a molecule of the set: distances between them are its distances (nothing bends: nominal only)."""
+    config = replace(CLEAN, nominal_share=1.0, windows=((48, 48),))
+    seen = set()
+    for i in range(12):
+        _, atoms = make_sample(molecules, config, i, 4)
+        bonds = np.argwhere(np.triu(np.ones((len(atoms), len(atoms))), 1))
+        found = np.linalg.norm(np.diff(atoms.positions[bonds], axis=1)[:, 0], axis=1)
+        for whole in molecules:
+            pairs = np.linalg.norm(whole.positions[:, None] - whole.positions, axis=-1)
+            if (
+                len(found)
+                and all(np.abs(pairs - d).min() < 1e-6 for d in found)
+                and set(atoms.numbers) <= set(whole.numbers)
+            ):
+                seen.add(whole.name)
+                break
+        else:
+            assert len(atoms) < 2
+        expected = bonds_by_distance(atoms.positions, atoms.numbers)
+        assert {*map(tuple, atoms.bonds)} == {*map(tuple, expected)}
+    assert len(seen) > 1
+
+
+def test_flat_molecules_are_drawn_as_often_as_stated(molecules):
+    assert [bool(f < 1.6) for f in molecules.flatness] == [True, False, False, False, True]
+    for share in (0.0, 0.5, 1.0):
+        config, generator = DataConfig(flat_share=share), rng()
+        flat = np.mean([draw_molecule(molecules, generator, config).name == "flat" for _ in range(2000)])
+        assert flat == pytest.approx(share + (1 - share) * 0.4, abs=0.04)  # two of the five are flat
+    none = DataConfig(flat_share=1.0, flat_limit=0.0)
+    assert len({draw_molecule(molecules, generator, none).name for _ in range(50)}) == 4
+
+
+# Images and labels
+
+
+def laid(seed: int = 0, what: Molecule | None = None) -> Molecule:
+    return lay_down(what or flat_ring(), rng(seed), 5.0)
+
+
+def window(conditions, what: Molecule, origin, shape=(24, 20), pixel=0.25):
+    """Clean stack and labels of the same window."""
+    stack = image(what, conditions, origin, shape, pixel, 4).data
+    return stack, labels(what, np.array(origin), pixel * np.array(shape))
+
+
+@pytest.mark.parametrize("kind", ["nominal", "random"])
+def test_image_and_labels_move_together(kind):
+    generator = rng(5)
+    conditions = nominal_conditions(generator) if kind == "nominal" else random_conditions(generator, (3.0, 3.6))
+    what = laid()
+    stack, atoms = window(conditions, what, (-4.0, -3.5), (32, 32))
+    moved, moved_atoms = window(conditions, what, (-4.5, -2.75), (32, 32))  # +2 pixels in x, -3 in y
+    np.testing.assert_allclose(moved[2:, :-3], stack[:-2, 3:], atol=1e-4 * np.ptp(stack))
+    assert len(atoms) == len(moved_atoms) == len(what)  # all of it in both windows
+    np.testing.assert_allclose(moved_atoms.positions, atoms.positions + np.array([0.5, -0.75, 0]), atol=1e-9)
+    np.testing.assert_array_equal(moved_atoms.bonds, atoms.bonds)
+
+
+@pytest.mark.parametrize("kind", ["nominal", "random"])
+def test_image_and_labels_turn_together(kind):
+    generator = rng(6)
+    conditions = nominal_conditions(generator) if kind == "nominal" else random_conditions(generator, (3.0, 3.6))
+    what = laid(1)
+    turned = replace(what, positions=what.positions @ rotation(np.array([0.0, 0.0, 1.0]), np.pi / 2).T)
+    stack, atoms = window(conditions, what, (-3.2, -2.4))  # 6 x 5 A
+    image_, turned_atoms = window(conditions, turned, (2.4 - 5.0, -3.2), (20, 24))
+    np.testing.assert_allclose(image_, np.rot90(stack), atol=3e-4 * np.ptp(stack))
+    x, y, z = atoms.positions.T
+    np.testing.assert_allclose(turned_atoms.positions, np.column_stack([5.0 - y, x, z]), atol=1e-9)
+    np.testing.assert_array_equal(turned_atoms.bonds, atoms.bonds)
+    assert len(atoms) > 5
+    assert len(atoms.bonds) > 4
+
+
+@given(
+    st.floats(3, 5),
+    st.floats(3, 4),
+    st.booleans(),
+    st.sampled_from([0.125, 0.2, 0.25]),
+    st.integers(0, 1000),
+)
+@settings(max_examples=25)
+def test_the_strongest_pixel_of_an_atom_lies_at_its_label(x, y, nominal, pixel, seed):
+    """An atom alone, without charge: the image is round about it, so that its extreme is the pixel nearest to it."""
+    single = lay_down(replace(ATOM, charges=np.zeros(1)), rng(seed), 5.0)
+    conditions = nominal_conditions(rng(seed)) if nominal else random_conditions(rng(seed), (3.0, 3.6))
+    conditions = replace(conditions, distance=5.0)  # beyond all repulsion: nothing but attraction
+    shape = (round(8 / pixel), round(7 / pixel))
+    stack, atoms = window(conditions, single, (-x, -y), shape, pixel)
+    np.testing.assert_allclose(atoms.positions, [[x, y, 0]], atol=1e-12)
+    i, j = np.unravel_index(np.argmin(stack[..., -1]), shape)
+    # half a pixel, and what float32 leaves undecided between two pixels
+    np.testing.assert_allclose([(i + 0.5) * pixel, (j + 0.5) * pixel], [x, y], atol=0.5 * pixel + 0.02)
+    depth = -np.minimum(stack[..., -1] - 0.5 * stack[..., -1].min(), 0).astype(float)  # the inner half of the well
+    centres = (np.arange(shape[0]) + 0.5) * pixel, (np.arange(shape[1]) + 0.5) * pixel
+    middle = [depth.sum(1) @ centres[0] / depth.sum(), depth.sum(0) @ centres[1] / depth.sum()]
+    np.testing.assert_allclose(middle, [x, y], atol=0.04)
+
+
+@pytest.mark.parametrize("nominal_share", [0.0, 1.0])
+def test_atoms_of_samples_lie_where_their_image_is(tmp_path, nominal_share):
+    pack_molecules([replace(ATOM, charges=np.zeros(1))], tmp_path / "set.npz")
+    config = replace(CLEAN, windows=((48, 40),), nominal_share=nominal_share)
+    seen = 0
+    for i in range(60):
+        stack, atoms = make_sample(load_molecules(tmp_path / "set.npz"), config, i, 4)
+        if len(atoms) == 0 or (np.minimum(atoms.positions[0, :2], [12, 10] - atoms.positions[0, :2]) < 3).any():
+            continue
+        seen += 1
+        weight = np.square(stack[..., -1] - np.median(stack[..., -1])).astype(float)
+        middle = [weight.sum(1 - a) @ (0.25 * np.arange(n) + 0.125) / weight.sum() for a, n in ((0, 48), (1, 40))]
+        np.testing.assert_allclose(middle, atoms.positions[0, :2], atol=0.05)
+    assert seen > 5
+
+
+def test_images_are_scaled_by_their_conditions():
+    what = laid(0, lamp())
+    plain = nominal_conditions(rng())
+    ones = np.ones(len(ELEMENTS))
+
+    def stack(**change):
+        return image(what, replace(plain, **change), (-3.0, -3.0), (16, 16), 0.375, 4).data
+
+    neutral = image(replace(what, charges=None), plain, (-3.0, -3.0), (16, 16), 0.375, 4).data
+    np.testing.assert_allclose(stack(charge_scale=0.0), neutral, atol=1e-5 * np.ptp(neutral))
+    one = element_index(np.array([53]))[0]
+    for name in ("radius_scale", "depth_scale"):
+        scale = ones.copy()
+        scale[one] = 1.08
+        assert np.abs(stack(**{name: scale}) - stack()).max() > 0.01 * np.ptp(stack())
+        scale = np.where(np.isin(np.arange(len(ELEMENTS)), element_index(what.numbers)), 1.0, 2.0)
+        np.testing.assert_array_equal(stack(**{name: scale}), stack())  # elements that are not there
+    assert image(what, plain, (-3.0, -3.0), (16, 16), 0.375, 7).data.shape == (16, 16, 7)
+
+
+# Laying down
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["lamp", "hand", "chain", "flat", "atom"]), st.floats(0, 30))
+def test_laying_down_moves_the_molecule_as_a_whole(seed, name, tilt):
+    what = {"lamp": lamp(), "hand": hand(), "chain": chain(seed=seed), "flat": flat_ring(), "atom": ATOM}[name]
+    axis = rng(seed + 1).normal(size=3)
+    turn = rotation(axis / np.linalg.norm(axis), rng(seed + 2).uniform(0, 6))
+    what = replace(what, positions=what.positions @ turn.T + axis)
+    before = what.positions.copy()
+    down = lay_down(what, rng(seed), tilt)
+    np.testing.assert_array_equal(what.positions, before)
+    p = down.positions
+    assert p[:, 2].max() == 0
+    np.testing.assert_allclose(p[:, :2].mean(0), 0, atol=1e-9)
+    distances = [np.linalg.norm(q[:, None] - q, axis=-1) for q in (p, before)]
+    np.testing.assert_allclose(*distances, atol=1e-9)
+    for field in ("numbers", "bonds", "charges", "name"):
+        assert getattr(down, field) is getattr(what, field)
+    if name in ("hand", "lamp"):  # neither is its own mirror image, with its elements, unless flat
+        a, b, c, d = p[-4:] if name == "hand" else p[[0, 1, 2, -1]]
+        before_a, before_b, before_c, before_d = before[-4:] if name == "hand" else before[[0, 1, 2, -1]]
+        volume = np.linalg.det([b - a, c - a, d - a])
+        expected = np.linalg.det([before_b - before_a, before_c - before_a, before_d - before_a])
+        assert volume == pytest.approx(expected, abs=1e-9)
+        assert abs(volume) > 0.5
+
+
+def test_flat_molecules_end_flat_and_others_on_their_largest_plane():
+    turn = rotation(np.array([0.6, 0.0, 0.8]), 1.1)
+    for what in (flat_ring(), flat_ring(5, 16)):
+        standing = replace(what, positions=what.positions @ turn.T + 4.0)
+        np.testing.assert_allclose(lay_down(standing, rng(), 0.0).positions[:, 2], 0, atol=1e-9)
+    what = replace(chain(), positions=chain().positions @ turn.T)
+    spread = lay_down(what, rng(), 0.0).positions.std(0)
+    centred = what.positions - what.positions.mean(0)
+    assert spread[2] == pytest.approx(np.linalg.svd(centred)[1][2] / np.sqrt(len(what)))
+
+
+def test_both_faces_and_all_directions_occur():
+    down = [lay_down(lamp(), rng(s), 0.0).positions for s in range(600)]
+    up = np.array([p[-1, 2] == 0 for p in down])
+    assert 0.42 < up.mean() < 0.58
+    direction = np.array([np.arctan2(*(p[0] - p[5])[1::-1]) for p in down])
+    for face in (up, ~up):
+        counts = np.histogram(direction[face], 6, (-np.pi, np.pi))[0]
+        assert counts.min() > 20
+
+
+@pytest.mark.parametrize("tilt", [2.0, 8.0])
+def test_the_tilt_is_normal_and_points_anywhere(tilt):
+    normals = []
+    for s in range(1500):
+        a, b, c = lay_down(flat_ring(), rng(s), tilt).positions[[0, 2, 4]]
+        n = np.cross(b - a, c - a)
+        normals.append(n / np.linalg.norm(n) * np.sign(n[2]))
+    normals = np.array(normals)
+    angle = np.rad2deg(np.arccos(np.clip(normals[:, 2], -1, 1)))
+    assert np.sqrt(np.mean(angle**2)) == pytest.approx(tilt, rel=0.08)
+    counts = np.histogram(np.arctan2(normals[:, 1], normals[:, 0]), 8, (-np.pi, np.pi))[0]
+    assert counts.min() > 120
+
+
+def test_bending_changes_heights_alone_and_by_the_stated_amount():
+    line = made(np.column_stack([np.linspace(-6, 6, 5), np.zeros(5), np.zeros(5)]), [6] * 5)
+    heights = []
+    for s in range(800):
+        straight, bent = (lay_down(line, rng(s), 0.0, bend) for bend in (0.0, 0.3))
+        np.testing.assert_allclose(bent.positions[:, :2], straight.positions[:, :2], atol=1e-12)
+        z = bent.positions[:, 2]
+        np.testing.assert_allclose(z, z[::-1], atol=1e-9)  # quadratic about the centre
+        heights.append([z[0] - z[2], z[1] - z[2]])
+    ends, halfway = np.array(heights).T
+    np.testing.assert_allclose(ends, 4 * halfway, atol=1e-9)
+    # a cos^2 + b cos sin + c sin^2 with three unit normals: mean square 3/8 + 1/8 + 3/8
+    assert ends.std() == pytest.approx(0.3 * np.sqrt(7 / 8), rel=0.1)
+
+
+@given(st.integers(0, 1000), st.floats(-7, 7))
+def test_rotations_are_proper_and_turn_by_their_angle(seed, angle):
+    axis = rng(seed).normal(size=3)
+    axis /= np.linalg.norm(axis)
+    turn = rotation(axis, angle)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(turn) == pytest.approx(1)
+    np.testing.assert_allclose(turn @ axis, axis, atol=1e-12)
+    assert np.trace(turn) == pytest.approx(1 + 2 * np.cos(angle), abs=1e-12)
+    np.testing.assert_allclose(rotation(np.array([0.0, 0, 1]), np.pi / 2) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+
+
+# Conditions
+
+
+@given(st.integers(0, 2**32))
+def test_nominal_conditions_are_those_of_the_original_data_set(seed):
+    conditions = nominal_conditions(rng(seed))
+    assert conditions.tip == type(conditions.tip)()
+    assert 2.97 - 0.25 <= conditions.distance <= 2.97 + 0.25
+    assert (conditions.step, conditions.charge_scale) == (0.1, 1.0)
+    np.testing.assert_array_equal(conditions.radius_scale, np.ones(len(ELEMENTS)))
+    np.testing.assert_array_equal(conditions.depth_scale, np.ones(len(ELEMENTS)))
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 2**32))
+def test_random_conditions_stay_within_their_ranges(seed):
+    conditions = random_conditions(rng(seed), (2.8, 3.5))
+    tip = conditions.tip
+    assert 2.8 <= conditions.distance <= 3.5
+    assert 0.06 <= conditions.step <= 0.14
+    assert 0 <= conditions.charge_scale <= 1.2
+    assert ((conditions.radius_scale >= 0.92) & (conditions.radius_scale <= 1.08)).all()
+    assert ((conditions.depth_scale >= 0.5) & (conditions.depth_scale <= 2)).all()
+    assert conditions.radius_scale.shape == conditions.depth_scale.shape == (len(ELEMENTS),)
+    assert 0.2 <= tip.stiffness <= 1.0
+    assert 4 <= tip.steps <= 14
+    assert 0.4 - conditions.step / 2 <= tip.amplitude <= 1.4 + conditions.step / 2
+    assert tip.amplitude / tip.steps == pytest.approx(conditions.step)  # force heights of the slices coincide
+    assert tip.offset == (0, 0)  # it would shift the image against its labels
+    assert replace(tip, stiffness=0.25, steps=10, amplitude=1.0) == type(tip)()
+
+
+def test_random_conditions_fill_their_ranges():
+    drawn = [random_conditions(rng(s), (2.75, 3.6)) for s in range(500)]
+    for values, low, high in (
+        ([c.distance for c in drawn], 2.75, 3.6),
+        ([c.step for c in drawn], 0.06, 0.14),
+        ([c.charge_scale for c in drawn], 0, 1.2),
+        ([np.log(c.tip.stiffness) for c in drawn], np.log(0.2), 0),
+        (np.array([c.radius_scale for c in drawn]).ravel(), 0.92, 1.08),
+        (np.log([c.depth_scale for c in drawn]).ravel(), -np.log(2), np.log(2)),
+    ):
+        share = (np.array(values) - low) / (high - low)
+        assert np.histogram(share, 5, (0, 1))[0].min() > 0.13 * share.size
+    assert {c.tip.steps for c in drawn} >= {4, 14}
+
+
+# Labels
+
+
+def test_labels_are_cut_at_the_window_and_in_depth():
+    what = made(
+        [[0.5, 0.5, 0.0], [-0.1, 1, 0], [3.9, 1, -1.0], [4.1, 1, -1], [2, 2.9, -1.79], [2, 3.1, 0], [2, 1, -1.81]],
+        [6, 7, 8, 9, 16, 17, 35],
+    )
+    atoms = labels(what, np.array([0.0, 0.0]), np.array([4.0, 3.0]))
+    np.testing.assert_array_equal(atoms.numbers, [6, 8, 16])
+    np.testing.assert_allclose(atoms.positions, [[0.5, 0.5, 0], [3.9, 1, -1], [2, 2.9, -1.79]])
+
+
+def test_the_depth_counts_from_the_topmost_atom_in_the_window():
+    what = made([[1, 1, -1.0], [2, 1, -2.7], [9, 9, 0.0], [1, 2, -2.9]], [6, 7, 8, 9])
+    atoms = labels(what, np.array([0.5, 0.25]), np.array([4.0, 4.0]))
+    np.testing.assert_array_equal(atoms.numbers, [6, 7])
+    np.testing.assert_allclose(atoms.positions, [[0.5, 0.75, 0], [1.5, 0.75, -1.7]])
+
+
+@given(st.integers(0, 5000), st.floats(-4, 1), st.floats(-3, 1))
+def test_bonds_of_labels_join_the_same_atoms_as_before(seed, x, y):
+    what = lay_down(chain(12, seed), rng(seed), 30.0)
+    before = what.positions.copy()
+    origin, size = np.array([x, y]), np.array([5.0, 3.0])
+    atoms = labels(what, origin, size)
+    np.testing.assert_array_equal(what.positions, before)
+    if len(atoms) == 0:
+        assert not ((before[:, :2] > origin) & (before[:, :2] < origin + size)).all(1).any()
+        assert atoms.bonds.shape == (0, 2)
+        return
+    # each label is one atom of the molecule, moved
+    shift = [x, y, before[((before[:, :2] > origin) & (before[:, :2] < origin + size)).all(1), 2].max()]
+    at = np.linalg.norm(atoms.positions[:, None] + shift - before, axis=-1)
+    np.testing.assert_allclose(at.min(1), 0, atol=1e-9)
+    source = at.argmin(1)
+    np.testing.assert_array_equal(atoms.numbers, what.numbers[source])
+    kept = {(int(i), int(j)) for i, j in what.bonds if i in source and j in source}
+    assert {(int(i), int(j)) for i, j in source[atoms.bonds]} == kept
+
+
+def test_an_empty_window_has_no_labels():
+    atoms = labels(lamp(), np.array([50.0, 50.0]), np.array([4.0, 4.0]))
+    assert len(atoms) == 0
+    assert atoms.positions.shape == (0, 3)
+
+
+# Artefacts and batches
+
+
+def test_spoiling_is_seeded_and_keeps_shape_and_type():
+    stack = rng().random((24, 20, 6)).astype(np.float32)
+    before = stack.copy()
+    results = [spoil(stack, rng(s), DataConfig()) for s in range(60)]
+    for s, out in enumerate(results):
+        assert out.shape == stack.shape
+        assert out.dtype == np.float32
+        assert np.isfinite(out).all()
+        np.testing.assert_array_equal(out, spoil(stack, rng(s), DataConfig()))
+    np.testing.assert_array_equal(stack, before)
+
+
+def test_without_artefacts_a_stack_is_only_thinned_out():
+    stack = rng().random((24, 20, 6)).astype(np.float32)
+    kept = [np.allclose(spoil(stack, rng(s), CLEAN), stack, atol=1e-6) for s in range(100)]
+    assert 70 < sum(kept) < 92  # `fewer_slices`, one in five
+
+
+def test_batches_are_packed(molecules):
+    samples = [make_sample(molecules, SMALL, i, 4) for i in range(4)]
+    empty = (samples[0][0], labels(lamp(), np.array([50.0, 50.0]), np.array([4.0, 4.0])))
+    samples.insert(2, empty)
+    batch = collate(samples)
+    nx, ny, nz = samples[0][0].shape
+    assert batch.images.shape == (5, nz, nx, ny)
+    assert batch.images.dtype == batch.positions.dtype == torch.float32
+    assert batch.elements.dtype == batch.molecule.dtype == batch.bonds.dtype == torch.int64
+    assert set(get_type_hints(type(batch))) == set(batch._fields)
+    assert (batch.molecule == 2).sum() == 0
+    used = 0
+    for b, (stack, atoms) in enumerate(samples):
+        for k in range(nz):
+            np.testing.assert_array_equal(batch.images[b, k].numpy(), stack[..., k])
+        own = (batch.molecule == b).numpy()
+        np.testing.assert_allclose(batch.positions[own].numpy(), atoms.positions, atol=1e-6)
+        np.testing.assert_array_equal(batch.elements[own].numpy(), element_index(atoms.numbers))
+        first = np.flatnonzero(own)[0] if own.any() else 0
+        bonds = batch.bonds.numpy()
+        bonds = bonds[own[bonds].all(1)]
+        np.testing.assert_array_equal(bonds - first, atoms.bonds)
+        used += len(bonds)
+    assert used == len(batch.bonds) > 0  # no bond between two molecules
+
+
+def test_a_batch_of_two_is_two_batches(molecules):
+    samples = [make_sample(molecules, SMALL, i, 2) for i in range(2)]
+    both, first, second = collate(samples), collate(samples[:1]), collate(samples[1:])
+    n = len(first.elements)
+    torch.testing.assert_close(both.images, torch.cat([first.images, second.images]))
+    torch.testing.assert_close(both.positions, torch.cat([first.positions, second.positions]))
+    torch.testing.assert_close(both.elements, torch.cat([first.elements, second.elements]))
+    torch.testing.assert_close(both.molecule, torch.cat([first.molecule, second.molecule + 1]))
+    torch.testing.assert_close(both.bonds, torch.cat([first.bonds, second.bonds + n]))

@@ -1,0 +1,304 @@
+"""Training: exact resume, a loss that falls, figures that can be read, mistakes that are explained."""
+
+import dataclasses
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from afmol import training
+from afmol.checkpoint import load_model, read_tensors
+from afmol.chemistry import load_molecules, pack_molecules
+from afmol.dataset import DataConfig, collate, make_sample
+from afmol.elements import bonds_by_distance
+from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
+from afmol.model import ModelConfig, Ours
+from afmol.structures import Molecule
+from afmol.training import TrainConfig, batches, learning_rate, train, validate, visible
+
+TINY = ModelConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)
+DATA = DataConfig(windows=((32, 32),))
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """Fabric logs what it runs on."""
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+
+
+def ring(number: int, n: int, length: float, *outer: tuple[int, float]) -> Molecule:
+    """A flat ring of n atoms of one element, each with an outer atom (atomic number, distance)."""
+    angle = 2 * np.pi * np.arange(n) / n
+    circle = np.column_stack([np.cos(angle), np.sin(angle), 0 * angle])
+    radius = length / (2 * np.sin(np.pi / n))
+    positions = np.concatenate([radius * circle, *((radius + d) * circle for _, d in outer)])
+    numbers = np.repeat([number, *(z for z, _ in outer)], n)
+    charges = np.repeat([-0.1, *(0.1 for _ in outer)], n)
+    return Molecule(positions, numbers, bonds_by_distance(positions, numbers), charges, name=f"{numbers}")
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory) -> str:
+    """A packed set of five made-up molecules."""
+    path = tmp_path_factory.mktemp("molecules") / "few.npz"
+    usual = [ring(6, 6, 1.39, (1, 1.08)), ring(6, 5, 1.4, (8, 1.25)), ring(7, 4, 1.4)]
+    pack_molecules([*usual, ring(6, 3, 1.5, (9, 1.35)), ring(6, 6, 1.39, (17, 1.74))], path)
+    return str(path)
+
+
+def tiny(molecules: str, out: Path, **change) -> TrainConfig:
+    usual: dict[str, Any] = {
+        "steps": 6,
+        "batch_size": 4,
+        "warm_up": 2,
+        "checkpoint_every": 3,
+        "accelerator": "cpu",
+        "precision": "32-true",
+        "data": DATA,
+        "model": TINY,
+    }
+    return TrainConfig(molecules=molecules, out=str(out), name="tiny", **(usual | change))
+
+
+def rows(out: Path) -> list[dict]:
+    """Lines of metrics.jsonl, read strictly: NaN is no JSON."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} in metrics.jsonl")
+
+    return [json.loads(line, parse_constant=refuse) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- runs
+
+
+@pytest.fixture(scope="module")
+def whole_run(molecules, tmp_path_factory) -> Path:
+    """The folder of a run of six steps, with validation."""
+    out = tmp_path_factory.mktemp("whole")
+    assert train(tiny(molecules, out, validation=molecules, validation_samples=8)) == out / "tiny.safetensors"
+    return out
+
+
+class StoppedError(Exception):
+    """Somebody pulled the plug."""
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, molecules, tmp_path, monkeypatch, ahead):
+    config = tiny(molecules, tmp_path, validation=molecules, validation_samples=8, ahead=ahead)
+    save = training.save_training
+
+    def save_and_stop(*args):
+        save(*args)
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_training", save_and_stop)
+        with pytest.raises(StoppedError):
+            train(config)
+    assert read_tensors(tmp_path / "checkpoint.safetensors")[1]["step"] == "3"
+    torch.manual_seed(999)  # whatever the process did in between
+    train(config)
+
+    (a, a_about), (b, b_about) = (read_tensors(out / "checkpoint.safetensors") for out in (whole_run, tmp_path))
+    assert a_about["step"] == b_about["step"] == "6"
+    assert a.keys() == b.keys()
+    assert any(key.startswith("optimizer.") for key in a)
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    a, b = (read_tensors(out / "tiny.safetensors")[0] for out in (whole_run, tmp_path))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    last, again = (
+        {k: v for k, v in rows(out)[-1].items() if k.startswith("validation")} for out in (whole_run, tmp_path)
+    )
+    assert last == again
+
+
+def test_what_a_run_leaves(whole_run):
+    assert {p.name for p in whole_run.iterdir()} == {"metrics.jsonl", "checkpoint.safetensors", "tiny.safetensors"}
+    model, name = load_model(whole_run / "tiny.safetensors")
+    assert name == "tiny"
+    assert model.config == TINY
+    (row,) = rows(whole_run)
+    assert row["step"] == 6
+    losses = {"heat", "offset", "z", "exists", "elements", "bonds"}
+    assert losses | {"samples_per_second", "learning_rate"} <= row.keys()
+    assert all(np.isfinite(row[key]) for key in losses)
+    assert row["heat"] > 0
+    assert {"validation_precision", "validation_recall", "validation_bond_f1"} <= row.keys()
+    about = json.loads(read_tensors(whole_run / "checkpoint.safetensors")[1]["config"])
+    assert about["steps"] == 6
+    assert about["model"]["width"] == 8
+
+
+def test_a_finished_run_stays_as_it_is(molecules, whole_run, tmp_path):
+    for path in whole_run.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    train(tiny(molecules, tmp_path))
+    assert all((tmp_path / path.name).read_bytes() == path.read_bytes() for path in whole_run.iterdir())
+
+
+def test_the_seed_decides(molecules, whole_run, tmp_path):
+    train(tiny(molecules, tmp_path / "a", steps=1))
+    train(tiny(molecules, tmp_path / "b", steps=1, seed=1))
+    train(tiny(molecules, tmp_path / "c", steps=1, data=dataclasses.replace(DATA, seed=1)))
+    a, b, c = (read_tensors(tmp_path / n / "checkpoint.safetensors")[0]["model.posnet.stem.weight"] for n in "abc")
+    assert not torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_each_step_trains_with_its_own_seed(molecules, tmp_path, monkeypatch):
+    """Also after a validation, which needs the model in another mode."""
+    seen, forward = [], Ours.forward
+
+    def spy(model, batch, generator):
+        seen.append((model.training, generator.initial_seed()))
+        return forward(model, batch, generator)
+
+    monkeypatch.setattr(Ours, "forward", spy)
+    train(tiny(molecules, tmp_path, steps=4, validation=molecules, validation_samples=4, validate_every=2))
+    assert seen == [(True, 0), (True, 1), (True, 2), (True, 3)]
+    assert [row["step"] for row in rows(tmp_path)] == [2, 4]
+
+
+def test_the_first_step_is_as_long_as_the_learning_rate(molecules, tmp_path):
+    """That is how Adam begins."""
+    train(tiny(molecules, tmp_path, steps=1, warm_up=100, learning_rate=0.01, weight_decay=0.0))
+    torch.manual_seed(0)
+    before, after = Ours(TINY).state_dict(), read_tensors(tmp_path / "checkpoint.safetensors")[0]
+    moved = torch.cat([(after[f"model.{k}"] - v).flatten() for k, v in before.items() if k.startswith("posnet.head")])
+    assert float(moved.abs().max()) == pytest.approx(0.01 / 100, rel=0.01)
+
+
+def test_half_precision_on_any_device(molecules, tmp_path):
+    """The usual settings, with warnings as errors."""
+    train(tiny(molecules, tmp_path, steps=2, precision="bf16-mixed", accelerator="auto", ahead=1, workers=3))
+    assert all(np.isfinite(v) for row in rows(tmp_path) for v in row.values())
+
+
+def test_the_loss_falls(molecules):
+    """On one batch that is seen again and again."""
+    torch.manual_seed(0)
+    packed = load_molecules(molecules)
+    batch = collate([make_sample(packed, DATA, i, 4) for i in range(4)])
+    model = Ours(TINY).train()
+    optimizer = torch.optim.AdamW(training._groups(model, 0.02), lr=2e-2)
+    curve = []
+    for _ in range(80):
+        losses = model(batch, torch.Generator().manual_seed(0))
+        loss = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        curve.append(loss.item())
+    assert np.mean(curve[-3:]) < curve[0] / 3
+
+
+# --- parts
+
+
+def test_learning_rate():
+    config = TrainConfig("m.npz", steps=1100, warm_up=100, learning_rate=0.01)
+    assert learning_rate(0, config) == pytest.approx(0.0001)
+    assert learning_rate(49, config) == pytest.approx(0.005)
+    assert learning_rate(99, config) == learning_rate(100, config) == pytest.approx(0.01)
+    assert learning_rate(350, config) == pytest.approx(0.01 * (1 + 0.5**0.5) / 2)
+    assert learning_rate(600, config) == pytest.approx(0.005)
+    assert 0 < learning_rate(1099, config) < 1e-5 * 0.01 * 10
+    assert all(learning_rate(s, config) > learning_rate(s + 1, config) for s in range(100, 1099))
+    assert learning_rate(0, TrainConfig("m.npz", warm_up=0)) == TrainConfig("m.npz").learning_rate
+
+
+def test_every_step_and_rank_has_its_own_samples(molecules):
+    packed = load_molecules(molecules)
+    config = tiny(molecules, Path("nowhere"), steps=3)
+    with ThreadPoolExecutor(2) as pool:
+        alone = list(batches(packed, config, 0, 0, 1, pool))
+        later = list(batches(packed, config, 2, 0, 1, pool))
+        eager = list(batches(packed, dataclasses.replace(config, ahead=9), 0, 0, 1, pool))
+        ranks = [list(batches(packed, config, 0, rank, 2, pool)) for rank in range(2)]
+    assert (len(alone), len(later), len(eager)) == (3, 1, 3)
+    assert torch.equal(later[0].images, alone[2].images)
+    assert all(torch.equal(a.images, b.images) for a, b in zip(alone, eager, strict=True))
+    images = torch.cat([batch.images for rank in ranks for batch in rank])
+    assert len(torch.unique(images.flatten(1), dim=0)) == 2 * 3 * 4
+    # two ranks see what one rank would have seen in twice the steps
+    assert torch.equal(ranks[0][0].images, alone[0].images)
+    assert torch.equal(ranks[1][0].images, alone[1].images)
+    assert torch.equal(ranks[0][1].images, alone[2].images)
+
+
+def test_biases_and_norms_do_not_decay():
+    model = Ours(TINY)
+    decaying, others = training._groups(model, 0.1)
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {id(p) for p in decaying["params"] + others["params"]} == set(names)
+    assert all(names[id(p)].endswith("weight") for p in decaying["params"])
+    assert any(".norm1.weight" in names[id(p)] for p in others["params"])
+
+
+def test_validation_is_the_same_each_time_and_leaves_the_weights_alone(molecules, tmp_path):
+    packed = load_molecules(molecules)
+    model: Any = Ours(TINY)
+    model.posnet.head.bias.data[:4] = -1.5
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    config = tiny(molecules, tmp_path, validation_samples=8)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (validate(model, packed, config, pool) for _ in range(2))
+    assert first == second
+    assert first["recall"] is not None
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_visible_atoms():
+    positions = np.array([[0, 0, 0.0], [0, 0, -0.8], [0, 0, -0.81]])
+    molecule = Molecule(positions, np.array([1, 1, 1]), np.zeros((0, 2), int))
+    assert visible(molecule, 0.8).tolist() == [True, True, False]
+
+
+# --- mistakes
+
+
+def test_missing_molecules(molecules, tmp_path):
+    none, out = str(tmp_path / "none.npz"), tmp_path / "out"
+    for config in (tiny(none, out), tiny(molecules, out, validation=none)):
+        with pytest.raises(MoleculeError, match=r"none\.npz does not exist"):
+            train(config)
+    assert not out.exists()
+
+
+def test_folders_that_cannot_be_written(molecules, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "full" / "metrics.jsonl").mkdir(parents=True)
+    for name in ("file", "file/below", "full"):
+        with pytest.raises(ConfigError, match="cannot be written") as error:
+            train(tiny(molecules, tmp_path / name))
+        assert str(tmp_path / name) in str(error.value)
+
+
+def test_the_checkpoint_of_another_run(molecules, whole_run, tmp_path):
+    checkpoint = (whole_run / "checkpoint.safetensors").read_bytes()
+    (tmp_path / "checkpoint.safetensors").write_bytes(checkpoint)
+    other = dataclasses.replace(TINY, width=12)
+    with pytest.raises(WeightsError, match="checkpoint of another model"):
+        train(tiny(molecules, tmp_path, model=other))
+    (tmp_path / "checkpoint.safetensors").write_bytes(checkpoint[:-5])
+    with pytest.raises(WeightsError, match=r"checkpoint\.safetensors"):
+        train(tiny(molecules, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": dataclasses.replace(TINY, slices=7)}, {"data": dataclasses.replace(DATA, pixel=0.2)}],
+    ids=["slices", "pixel"],
+)
+def test_data_that_the_model_does_not_take(molecules, tmp_path, change):
+    with pytest.raises(AfmolError, match=r"slices|pixel"):
+        train(tiny(molecules, tmp_path, **change))
