@@ -87,7 +87,7 @@ def evaluate(
     """
     config = config or EvaluationConfig()
     if config.molecules < 1:
-        raise ConfigError("At least one molecule must be evaluated.")
+        raise ConfigError("Evaluate at least one molecule.")
     network, name = load_model(model)
     molecules = load_molecules(data)
     out = Path(out)

@@ -33,7 +33,7 @@ class Graph:
     exists: Float[Tensor, " n"]
     elements: Float[Tensor, "n e"]
     pairs: Int[Tensor, "m 2"]
-    """Candidate bonds, i < j."""
+    """Neighbours i < j."""
     bonds: Float[Tensor, " m"]
 
 
@@ -80,10 +80,11 @@ class BondNet(nn.Module):
         positions: Float[Tensor, "n 3"],
         image: Int[Tensor, " n"],
         pixel: float,
+        pairs: Int[Tensor, "p 2"] | None = None,
     ) -> Graph:
-        distance = same_image_distance(positions[:, :2], image)
-        half = torch.nonzero((distance < CUTOFF).triu(1))  # i < j, then the same pairs the other way round
-        i, j = torch.cat([half, half.flip(1)]).unbind(1)
+        """Logits for atoms at `positions` (A); `pairs` saves finding the `neighbours` again."""
+        half = neighbours(positions, image) if pairs is None else pairs
+        i, j = torch.cat([half, half.flip(1)]).unbind(1)  # i < j, then the same pairs the other way round
         r = positions[j] - positions[i]
         shape = torch.cat([_radial(r[:, :2].norm(dim=1)), _radial(r.norm(dim=1)), r[:, 2:]], dim=1)
         middle = self.middle(sample_features(features, (positions[i] + positions[j]) / 2, image[i], pixel))
@@ -94,8 +95,19 @@ class BondNet(nn.Module):
             h = h + node(torch.cat([h, torch.zeros_like(h).index_add(0, i, e)], dim=1))
         logits = self.bonds(e)[:, 0]
         logits = (logits[: len(half)] + logits[len(half) :]) / 2
-        short = distance[half[:, 0], half[:, 1]] < LONGEST_BOND
-        return Graph(self.exists(h)[:, 0], self.elements(h), half[short], logits[short])
+        return Graph(self.exists(h)[:, 0], self.elements(h), half, logits)
+
+
+def neighbours(positions: Float[Tensor, "n 3"], image: Int[Tensor, " n"]) -> Int[Tensor, "p 2"]:
+    """Pairs i < j of one image closer than CUTOFF in its plane."""
+    return torch.nonzero((same_image_distance(positions[:, :2], image) < CUTOFF).triu(1))
+
+
+def bondable(graph: Graph, positions: Float[Tensor, "n 3"]) -> Graph:
+    """The graph with the pairs that are close enough for a bond."""
+    i, j = graph.pairs.unbind(1)
+    short = (positions[i, :2] - positions[j, :2]).norm(dim=1) < LONGEST_BOND
+    return Graph(graph.exists, graph.elements, graph.pairs[short], graph.bonds[short])
 
 
 def _radial(distance: Float[Tensor, " n"]) -> Float[Tensor, "n k"]:

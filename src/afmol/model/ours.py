@@ -5,17 +5,18 @@ network that has seen only true positions breaks when it is used.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..dataset import Batch
 from ..elements import CATEGORIES, NUMBERS
 from ..structures import Molecule
-from .gnn import BondNet, Graph
+from .gnn import BondNet, Graph, bondable, neighbours
 from .peaks import find_peaks, same_image_distance
 from .posnet import PosNet
 
@@ -50,6 +51,11 @@ MATCH = 0.5
 """A candidate within this distance of a labelled atom in the image plane stands for it, A."""
 HEAT_SIGMA = 0.25
 """Width of an atom's Gaussian in the heat map, A (the original's)."""
+LEAST_BOND = 0.01
+"""Bonds less probable than this are not reported."""
+
+View = tuple[bool, bool, bool]
+VIEWS: list[View] = list(product((False, True), repeat=3))
 
 
 class Ours(nn.Module):
@@ -66,7 +72,7 @@ class Ours(nn.Module):
         features, maps = self.posnet(batch.images)
         with torch.autocast(maps.device.type, enabled=False):
             positions, image, truth = self._nodes(batch, maps.detach(), generator)
-            graph = self.bondnet(features, positions, image, 2 * self.config.pixel)
+            graph = bondable(self.bondnet(features, positions, image, 2 * self.config.pixel), positions)
             return self._map_losses(batch, maps) | self._graph_losses(batch, graph, truth)
 
     def _wanted(self, batch: Batch) -> Tensor:
@@ -134,50 +140,80 @@ class Ours(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5) -> list[Molecule]:
-        """The molecule in each stack, image frame, A; an empty one where nothing is found."""
-        features, maps = self.posnet(images)
+        """The molecule in each stack, image frame, A; an empty one where nothing is found.
+
+        The mean over the eight views of an image (quarter turns and mirror images), so that turning or mirroring the
+        image turns or mirrors the molecule and changes nothing else.
+        """
+        views = [self.posnet(turn(images, view)) for view in VIEWS]
+        maps = torch.stack([turn_back(m, view) for (_, m), view in zip(views, VIEWS, strict=True)]).mean(0)
         positions, image, _ = find_peaks(maps, self.config.pixel, CANDIDATE)
-        graph = self.bondnet(features, positions, image, 2 * self.config.pixel)
-        confidence = graph.exists.sigmoid()
-        keep = confidence >= threshold
-        bonds = graph.bonds.sigmoid()
-        kept = keep[graph.pairs].all(1)
-        return [
-            _molecule(
-                positions.double().numpy(force=True),
-                graph.elements.softmax(1).double().numpy(force=True),
-                confidence.double().numpy(force=True),
-                (keep & (image == b)).numpy(force=True),
-                graph.pairs[kept & (image[graph.pairs[:, 0]] == b)].numpy(force=True),
-                bonds[kept & (image[graph.pairs[:, 0]] == b)].double().numpy(force=True),
-                self.config.depth + SPARE_DEPTH,
-            )
-            for b in range(len(images))
+        pairs = neighbours(positions, image)
+        size = torch.tensor(images.shape[2:]) * self.config.pixel
+        graphs = [
+            self.bondnet(features, turn_points(positions, size, view), image, 2 * self.config.pixel, pairs)
+            for (features, _), view in zip(views, VIEWS, strict=True)
         ]
+        exists, elements, bonds = (
+            torch.stack([getattr(g, name) for g in graphs]).mean(0) for name in ("exists", "elements", "bonds")
+        )
+        graph = bondable(Graph(exists, elements, pairs, bonds), positions)
+        return [_molecule(positions, graph, image == b, threshold, self.config.depth) for b in range(len(images))]
 
 
 def _molecule(
-    positions: Float[np.ndarray, "n 3"],
-    elements: Float[np.ndarray, "n e"],
-    confidence: Float[np.ndarray, " n"],
-    keep: np.ndarray,
-    pairs: Int[np.ndarray, "m 2"],
-    bonds: Float[np.ndarray, " m"],
-    depth: float,
+    positions: Float[Tensor, "n 3"], graph: Graph, mine: Bool[Tensor, " n"], threshold: float, depth: float
 ) -> Molecule:
-    """Atoms `keep` as a Molecule with z = 0 at the topmost one, those deeper than `depth` left out."""
-    if keep.any():
-        z = positions[:, 2] - positions[keep, 2].max()
-        positions = np.column_stack([positions[:, :2], z])
-        keep = keep & (z >= -depth)
+    """The candidates `mine` that are confident enough, and not too deep, as a Molecule with z = 0 at the topmost one.
+
+    A predicted z above 0 is noise: it is set to 0, and all are raised only if none is there. (To put the highest at 0
+    would push a flat molecule down by the largest error among its atoms.)
+    """
+    confidence = graph.exists.sigmoid()
+    keep = mine & (confidence >= threshold)
+    top = positions[keep, 2].max().clamp(max=0) if keep.any() else 0.0
+    z = (positions[:, 2] - top).clamp(max=0)
+    keep &= z >= -(depth + SPARE_DEPTH)
+    bonds = graph.bonds.sigmoid()
+    use = keep[graph.pairs].all(1) & (bonds >= LEAST_BOND)
+    pairs = (keep.cumsum(0) - 1)[graph.pairs[use]]
+
+    elements = graph.elements[keep].softmax(1).double().numpy(force=True)
     classes = np.stack([elements[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1)
     best = CATEGORIES[None] == classes.argmax(1)[:, None]
-    numbers = NUMBERS[np.where(best, elements, -1).argmax(1)]
-    place = np.cumsum(keep) - 1
-    use = keep[pairs].all(1)
     return Molecule(
-        positions[keep], numbers[keep], place[pairs[use]], None, classes[keep], confidence[keep], bonds[use]
+        torch.cat([positions[keep, :2], z[keep, None]], 1).double().numpy(force=True),
+        NUMBERS[np.where(best, elements, -1).argmax(1)],
+        pairs.numpy(force=True),
+        None,
+        classes,
+        confidence[keep].double().numpy(force=True),
+        bonds[use].double().numpy(force=True),
     )
+
+
+def turn(images: Float[Tensor, "batch channels nx ny"], view: View) -> Float[Tensor, "batch channels mx my"]:
+    """One of the eight views of an image: x and y swapped, then x reversed, then y reversed, each or not."""
+    swap, reverse_x, reverse_y = view
+    out = images.transpose(2, 3) if swap else images
+    return out.flip([axis for axis, reverse in ((2, reverse_x), (3, reverse_y)) if reverse])
+
+
+def turn_points(points: Float[Tensor, "n 3"], size: Float[Tensor, " 2"], view: View) -> Float[Tensor, "n 3"]:
+    """Where points (A) of an image of a size (A) lie in a view of it."""
+    swap, reverse_x, reverse_y = view
+    x, y, z = points.unbind(1)
+    (x, y), (lx, ly) = ((y, x), size.flip(0)) if swap else ((x, y), size)
+    return torch.stack([lx - x if reverse_x else x, ly - y if reverse_y else y, z], dim=1)
+
+
+def turn_back(maps: Float[Tensor, "batch 4 mx my"], view: View) -> Float[Tensor, "batch 4 nx ny"]:
+    """Maps of a view, in the image's own frame; the offsets are vectors and turn too."""
+    swap, reverse_x, reverse_y = view
+    heat, x, y, z = turn(maps, (False, reverse_x, reverse_y)).unbind(1)
+    x, y = -x if reverse_x else x, -y if reverse_y else y
+    out = torch.stack([heat, y, x, z] if swap else [heat, x, y, z], dim=1)
+    return out.transpose(2, 3) if swap else out
 
 
 def match(

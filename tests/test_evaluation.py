@@ -1,0 +1,86 @@
+"""What figures are measured on: reproducible samples, the stated noise, the truth where the image shows it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from afmol.checkpoint import save_model
+from afmol.chemistry import load_molecules, pack_molecules
+from afmol.errors import ConfigError, MoleculeError
+from afmol.evaluation import EvaluationConfig, evaluate, simulated_sample
+from afmol.model import ModelConfig, Ours
+from afmol.structures import Molecule
+
+TINY = ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Bent triatomics and one tall molecule."""
+    triatomics = [
+        Molecule(np.array([[0, 0, 0], [1.2, 0, 0], [1.7, 1.0 + 0.1 * k, 0]]), np.array([6, 8, 1]), np.array([[0, 1]]))
+        for k in range(3)
+    ]
+    tall = Molecule(np.array([[0, 0, 0], [2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0]]), np.full(4, 6), np.array([[0, 1]]))
+    path = tmp_path_factory.mktemp("molecules") / "set.npz"
+    pack_molecules([*triatomics, tall], path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    torch.manual_seed(0)
+    save_model(Ours(TINY), path, "tiny")
+    return path
+
+
+def sample(data, conditions, noise, seed):
+    return simulated_sample(load_molecules(data), 0, conditions, noise, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("conditions", ["nominal", "random"])
+def test_samples_depend_on_the_seed_alone(data, conditions):
+    (a, truth), (b, same), (c, _) = (sample(data, conditions, 0.05, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a.data, b.data)
+    np.testing.assert_array_equal(truth.positions, same.positions)
+    assert a.data.shape != c.data.shape or not np.array_equal(a.data, c.data)
+
+
+def test_the_noise_is_the_stated_share_of_the_range(data):
+    clean, noisy = (sample(data, "nominal", noise, 3)[0].data for noise in (0.0, 0.05))
+    share = (noisy - clean).std((0, 1)) / np.ptp(clean, axis=(0, 1))
+    np.testing.assert_allclose(share, 0.05, rtol=0.05)
+
+
+def test_the_truth_lies_where_the_image_shows_it(data):
+    """Three angstrom around the molecule, the topmost nucleus at 0, and the far image darkest above the atoms."""
+    scan, truth = sample(data, "nominal", 0.0, 4)
+    assert truth.positions[:, 2].max() == 0
+    np.testing.assert_allclose(truth.positions[:, :2].min(0), 3.0)
+    assert (np.array(scan.size) - truth.positions[:, :2].max(0) < 3.0 + 0.125).all()
+    far = scan.data[..., 0]
+    darkest = (np.array(np.unravel_index(far.argmin(), far.shape)) + 0.5) * scan.pixel
+    assert np.linalg.norm(darkest - truth.positions[:, :2].mean(0)) < 1.0
+
+
+def test_evaluation_writes_figures_tables_and_pictures(data, weights, tmp_path):
+    config = EvaluationConfig(molecules=4, conditions=("nominal",))
+    text = evaluate(data, tmp_path / "out", str(weights), config)
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    flat = record["flat molecules, nominal force parameters"]
+    everything = record["all molecules, nominal force parameters"]
+    assert sum(flat["class_count"]) == 9, "the tall molecule is not flat"
+    assert sum(everything["class_count"]) > 9
+    assert flat["recall"] == 0, "this network has learned nothing"
+    assert text.strip() == (tmp_path / "out" / "evaluation.txt").read_text().strip()
+    assert (tmp_path / "out" / "classes_flat_nominal.png").stat().st_size > 0
+
+
+def test_input_that_cannot_be_evaluated(data, weights, tmp_path):
+    with pytest.raises(ConfigError, match="at least one molecule"):
+        evaluate(data, tmp_path, str(weights), EvaluationConfig(molecules=0))
+    with pytest.raises(MoleculeError, match=r"none\.npz"):
+        evaluate(tmp_path / "none.npz", tmp_path, str(weights))
