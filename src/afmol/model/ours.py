@@ -120,7 +120,9 @@ class Ours(nn.Module):
         n_atoms = wanted.sum().clamp_min(1)
         heat = -(weight * (positive + negative)).sum() / n_atoms
 
-        near = pick & (distance2 < (1.5 * pixel) ** 2)
+        # deeper atoms teach depth too (where no higher one stands), or all that is found would seem to lie high
+        free = inside & (target[place.clamp_min(0)] < 0.1)
+        near = (pick | free) & (distance2 < (1.5 * pixel) ** 2)
         wish = torch.cat([batch.positions[:, None, :2] - centre, batch.positions[:, None, 2:].expand(-1, 49, 1)], -1)
         got = maps[:, 1:].permute(0, 2, 3, 1).flatten(0, 2)[place[near]]
         error = (got - wish[near]).abs().sum(0) / near.sum().clamp_min(1)
