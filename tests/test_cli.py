@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from afmol.checkpoint import read_tensors, save_model, shipped_models, write_tensors
+from afmol.chemistry import pack_molecules
 from afmol.cli import main
 from afmol.files import read_scan
 from afmol.model import ModelConfig, Ours
+from afmol.structures import Molecule
 from test_files import both, gsf, sxm
 
 TINY = ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
@@ -187,6 +189,45 @@ def test_simulate_from_a_file_and_from_smiles(tmp_path, capsys):
 def test_other_mistakes(arguments, word, tmp_path, capsys, monkeypatch, weights):
     monkeypatch.chdir(tmp_path)
     refused(capsys, [*arguments, *(["--model", weights] if arguments[0] in ("predict", "evaluate") else [])], word)
+
+
+@pytest.fixture
+def molecule_set(tmp_path):
+    bent = [np.array([[0, 0, 0], [1.2, 0, 0], [1.7, 1.0 + 0.1 * k, 0]]) for k in range(3)]
+    path = tmp_path / "set.npz"
+    pack_molecules([Molecule(p, np.array([6, 8, 1]), np.array([[0, 1], [1, 2]]), np.zeros(3)) for p in bent], path)
+    return path
+
+
+def test_train_from_a_file_and_the_command_line(tmp_path, capsys, molecule_set):
+    text = f"""molecules = '{molecule_set}'
+        out = '{tmp_path / "run"}'
+        name = 'small'
+        steps = 50
+        batch_size = 2
+        precision = '32-true'
+        accelerator = 'cpu'
+        [data]
+        windows = [[32, 32]]
+        [model]
+        channels = [16, 24, 32]
+        blocks = 1
+        width = 16
+        rounds = 1"""
+    (tmp_path / "small.toml").write_text(text)
+    main(["train", str(tmp_path / "small.toml"), "--steps", "3", "--data.noise", "0.01"])
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        *("checkpoint.safetensors", "losses.png", "metrics.jsonl", "small.safetensors")
+    }
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3]
+
+
+def test_evaluate_prints_its_table(tmp_path, capsys, molecule_set, weights):
+    arguments = ["--data", str(molecule_set), "-o", str(tmp_path / "out"), "--model", str(weights), "--molecules", "2"]
+    main(["evaluate", *arguments, "--shapes", "flat", "--conditions", "nominal"])
+    assert "atoms recall" in capsys.readouterr().out
+    assert (tmp_path / "out" / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -20,10 +20,16 @@ TINY = ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
 def data(tmp_path_factory):
     """Bent triatomics and one tall molecule."""
     triatomics = [
-        Molecule(np.array([[0, 0, 0], [1.2, 0, 0], [1.7, 1.0 + 0.1 * k, 0]]), np.array([6, 8, 1]), np.array([[0, 1]]))
+        Molecule(
+            np.array([[0, 0, 0], [1.2, 0, 0], [1.7, 1.0 + 0.1 * k, 0]]),
+            np.array([6, 8, 1]),
+            np.array([[0, 1]]),
+            np.zeros(3),
+        )
         for k in range(3)
     ]
-    tall = Molecule(np.array([[0, 0, 0], [2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0]]), np.full(4, 6), np.array([[0, 1]]))
+    corners = 1.5 * np.concatenate([np.eye(3), -np.eye(3)])
+    tall = Molecule(corners, np.full(6, 6), np.array([[0, 1]]), np.zeros(6))
     path = tmp_path_factory.mktemp("molecules") / "set.npz"
     pack_molecules([*triatomics, tall], path)
     return path

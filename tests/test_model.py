@@ -13,8 +13,19 @@ from torch import Tensor
 from afmol.dataset import Batch
 from afmol.elements import ELEMENTS, NUMBERS
 from afmol.model import ModelConfig, Ours
-from afmol.model.gnn import LONGEST_BOND, BondNet, sample_features
-from afmol.model.ours import CANDIDATE, MATCH, SPARE_DEPTH, _molecule, _patches, match
+from afmol.model.gnn import LONGEST_BOND, BondNet, Graph, bondable, sample_features
+from afmol.model.ours import (
+    CANDIDATE,
+    MATCH,
+    SPARE_DEPTH,
+    VIEWS,
+    _molecule,
+    _patches,
+    match,
+    turn,
+    turn_back,
+    turn_points,
+)
 from afmol.model.peaks import NEAREST, find_peaks
 from afmol.model.posnet import CLIP, standardise
 
@@ -381,7 +392,7 @@ def test_distances_and_heights_do_matter():
 
 def test_candidate_bonds_are_the_short_pairs_of_an_image():
     positions, image = atoms(24)
-    graph = bondnet()(noise(2, 6, 12, 12), positions, image, 0.5)
+    graph = bondable(bondnet()(noise(2, 6, 12, 12), positions, image, 0.5), positions)
     expected = [
         (i, j)
         for i in range(24)
@@ -447,7 +458,8 @@ def test_batch_of_two_is_two_batches(seed):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_what_a_prediction_says_fits_together(seed):
+def test_what_a_prediction_says_fits_together(seed, monkeypatch):
+    monkeypatch.setattr("afmol.model.ours.VIEWS", [(False, False, False)])
     images = noise(2, TINY.slices, 40, 32, seed=10 + seed)
     model = finding(images, seed)
     with torch.no_grad():
@@ -476,21 +488,60 @@ def test_what_a_prediction_says_fits_together(seed):
 def test_a_prediction_by_hand():
     """Six candidates: one that is not believed though it is the topmost, one too deep; carbon 0.3, silicon 0.25 make
     class 1, though oxygen is the likeliest element."""
-    positions = np.array([[1, 1, 0.9], [2, 1, 0.3], [3, 1, -0.2], [4, 1, -0.9], [5, 1, 0.0], [6, 1, -0.1]])
-    keep = np.array([False, True, True, True, True, True])
-    elements = np.zeros((6, len(ELEMENTS)))
+    positions = torch.tensor([[1, 1, 0.9], [2, 1, 0.3], [3, 1, -0.2], [4, 1, -1.1], [5, 1, 0.0], [6, 1, -0.1]])
+    elements = torch.full((6, len(ELEMENTS)), 1e-9)
     symbols = [e.symbol for e in ELEMENTS]
     elements[:, symbols.index("H")] = 1
-    elements[2] = 0
-    elements[2, [symbols.index(s) for s in ("O", "C", "Si")]] = 0.45, 0.3, 0.25
-    pairs, bonds = np.array([[1, 2], [2, 3], [2, 4], [4, 5]]), np.array([0.9, 0.8, 0.7, 0.1])
-    got: Any = _molecule(positions, elements, np.linspace(0.4, 0.9, 6), keep, pairs, bonds, 1.0)
-    np.testing.assert_allclose(got.positions, [[2, 1, 0], [3, 1, -0.5], [5, 1, -0.3], [6, 1, -0.4]], atol=1e-12)
+    elements[2] = 1e-9
+    elements[2, [symbols.index(s) for s in ("O", "C", "Si")]] = torch.tensor([0.45, 0.3, 0.25])
+    pairs = torch.tensor([[1, 2], [2, 3], [2, 4], [4, 5], [1, 4]])
+    confidence, bonds = torch.linspace(0.4, 0.9, 6), torch.tensor([0.9, 0.8, 0.7, 0.1, 0.001])
+    graph = Graph(confidence.logit(), elements.log(), pairs, bonds.logit())
+    got: Any = _molecule(positions, graph, torch.ones(6, dtype=torch.bool), 0.5 - 1e-6, 0.8)
+    np.testing.assert_allclose(got.positions, [[2, 1, 0], [3, 1, -0.2], [5, 1, 0], [6, 1, -0.1]], atol=1e-6)
     np.testing.assert_array_equal(got.numbers, [1, 6, 1, 1])
-    np.testing.assert_allclose(got.class_probabilities[1], [0, 0.55, 0, 0.45, 0])
+    np.testing.assert_allclose(got.class_probabilities[1], [0, 0.55, 0, 0.45, 0], atol=1e-6)
     np.testing.assert_array_equal(got.bonds, [[0, 1], [1, 2], [2, 3]])
-    np.testing.assert_allclose(got.bond_probabilities, [0.9, 0.7, 0.1])
-    np.testing.assert_allclose(got.confidence, [0.5, 0.6, 0.8, 0.9])
+    np.testing.assert_allclose(got.bond_probabilities, [0.9, 0.7, 0.1], atol=1e-6)
+    np.testing.assert_allclose(got.confidence, [0.5, 0.6, 0.8, 0.9], atol=1e-6)
+
+
+def test_atoms_all_below_the_asked_plane_are_raised_to_it():
+    graph = Graph(torch.ones(2), torch.zeros(2, len(ELEMENTS)), torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0))
+    positions = torch.tensor([[1, 1, -0.4], [3, 1, -0.9]])
+    got = _molecule(positions, graph, torch.ones(2, dtype=torch.bool), 0.5, 0.8)
+    np.testing.assert_allclose(got.positions[:, 2], [0, -0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_turning_and_mirroring_the_image_turns_and_mirrors_the_molecule(view):
+    """Sides that are multiples of the stride: elsewhere the rim differs, since the image is filled up on one side."""
+    images = noise(1, TINY.slices, 48, 32, seed=4)
+    model = finding(images, 4)
+    (plain,), (turned,) = model.predict(images), model.predict(turn(images, view))
+    assert len(plain) > 2
+    size = torch.tensor([48, 32]) * PIXEL
+    expected = turn_points(torch.from_numpy(plain.positions).float(), size, view).numpy()
+    there = np.linalg.norm(expected[:, None] - turned.positions[None], axis=-1).argmin(1)
+    assert sorted(there) == list(range(len(plain)))
+    np.testing.assert_allclose(turned.positions[there], expected, atol=1e-4)
+    np.testing.assert_array_equal(turned.numbers[there], plain.numbers)
+    np.testing.assert_allclose(turned.confidence[there], plain.confidence, atol=1e-4)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_of_maps_and_points_go_together(view):
+    """A map that says where its pixels are: turned there and back, and read at turned points."""
+    x, y = np.meshgrid((np.arange(10) + 0.5) * PIXEL, (np.arange(6) + 0.5) * PIXEL, indexing="ij")
+    maps = torch.from_numpy(np.stack([x + 100 * y, x, y, x * y])[None]).float()
+    there = turn(maps, view)
+    points = torch.tensor([[1.1, 0.3, 0.0], [0.1, 1.3, -0.2]])
+    size = torch.tensor([10, 6]) * PIXEL
+    at = (turn_points(points, size, view)[:, :2] / PIXEL).floor().long()
+    before = (points[:, :2] / PIXEL).floor().long()
+    torch.testing.assert_close(there[0, 0, at[:, 0], at[:, 1]], maps[0, 0, before[:, 0], before[:, 1]])
+    back = turn_back(there, view)
+    torch.testing.assert_close(back[:, [0, 3]], maps[:, [0, 3]])
 
 
 def test_nothing_found_is_an_empty_molecule():

@@ -368,7 +368,7 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(f"{name:<14}{figures['class_count'][k]:>6}" + "".join(map(_cell, cells)))
 
     heads = "".join(f"{h:>8}" for h in ("ours", "rule", "paper", "rule"))
-    lines += ["", f"{str(figures['molecules']) + ' molecules':<32}{heads}"]
+    lines += ["", f"{'molecules: ' + str(figures['molecules']):<32}{heads}"]
     for title, key in _LINES.items():
         cells = (_cell(s[k]) if k in s else " " * 8 for s in (figures, paper) for k in (key, f"rule_{key}"))
         lines.append(f"{title:<32}{''.join(cells)}".rstrip())
