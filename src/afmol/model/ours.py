@@ -5,7 +5,6 @@ network that has seen only true positions breaks when it is used.
 """
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -55,7 +54,7 @@ LEAST_BOND = 0.01
 """Bonds less probable than this are not reported."""
 
 View = tuple[bool, bool, bool]
-VIEWS: list[View] = list(product((False, True), repeat=3))
+VIEWS: list[View] = [(swap, x, y) for swap in (False, True) for x in (False, True) for y in (False, True)]
 
 
 class Ours(nn.Module):
