@@ -168,7 +168,7 @@ def test_simulate_from_a_file_and_from_smiles(tmp_path, capsys):
     scan = read_scan(tmp_path / "co.npz")
     assert scan.data.shape == (32, 24, 10)
     assert scan.size == (8.0, 6.0)
-    assert (tmp_path / "co.png").stat().st_size > 0
+    assert (tmp_path / "co_stack.png").stat().st_size > 0
     main(["simulate", "O", "-o", str(tmp_path / "water.npz"), "--pixel", "0.5", "--noise", "0.05", "--slices", "4"])
     assert read_scan(tmp_path / "water.npz").data.shape[2] == 4
 

@@ -91,7 +91,7 @@ def simulate(
     noise: float = 0.0,
     seed: int = 0,
 ) -> None:
-    """Simulate the stack of a molecule: writes OUT.npz and a picture of the slices beside it.
+    """Simulate the stack of a molecule: writes OUT.npz and, beside it, OUT_stack.png.
 
     Example: afmol simulate "c1ccccc1O" -o phenol.npz
 
@@ -137,7 +137,7 @@ def simulate(
     scan = run(atoms, holder, grid)
     scan = dataclasses.replace(scan, data=white_noise(scan.data, noise, rng)) if noise else scan
     write_scan(scan, out)
-    picture = Path(out).with_suffix(".png")
+    picture = Path(out).with_name(f"{Path(out).stem}_stack.png")
     stack_strip(scan, picture)
     nx, ny, nz = scan.data.shape
     print(
