@@ -47,3 +47,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the developers' data folder ../shared, which is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weight file of a tiny model that has learned nothing and finds nothing."""
+    from afmol.checkpoint import save_model
+    from afmol.model import ModelConfig, Ours
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    torch.manual_seed(0)
+    save_model(Ours(ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)), path, "tiny")
+    return path

@@ -7,26 +7,15 @@ import sys
 import h5py
 import numpy as np
 import pytest
-import torch
 
-from afmol.checkpoint import read_tensors, save_model, shipped_models, write_tensors
+from afmol.checkpoint import read_tensors, shipped_models, write_tensors
 from afmol.chemistry import pack_molecules
 from afmol.cli import main
 from afmol.files import read_scan
-from afmol.model import ModelConfig, Ours
 from afmol.structures import Molecule
 from test_files import both, gsf, sxm
 
-TINY = ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
 COMMANDS = ("demo", "predict", "simulate", "train", "evaluate", "info")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    torch.manual_seed(0)
-    save_model(Ours(TINY), path, "tiny")
-    return path
 
 
 def save(path, data=None, **more):

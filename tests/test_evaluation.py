@@ -4,16 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-from afmol.checkpoint import save_model
 from afmol.chemistry import load_molecules, pack_molecules
 from afmol.errors import ConfigError, MoleculeError
 from afmol.evaluation import EvaluationConfig, evaluate, simulated_sample
-from afmol.model import ModelConfig, Ours
 from afmol.structures import Molecule
-
-TINY = ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +27,6 @@ def data(tmp_path_factory):
     tall = Molecule(corners, np.full(6, 6), np.array([[0, 1]]), np.zeros(6))
     path = tmp_path_factory.mktemp("molecules") / "set.npz"
     pack_molecules([*triatomics, tall], path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    torch.manual_seed(0)
-    save_model(Ours(TINY), path, "tiny")
     return path
 
 

@@ -49,6 +49,7 @@ def predict(
         direction: fast scan direction of .sxm files.
         threshold: atoms with less confidence than this are left out.
     """
+    from .checkpoint import load_model
     from .files import read_scan
     from .prediction import predict as run
     from .prediction import write_prediction
@@ -57,7 +58,7 @@ def predict(
         raise ConfigError("Name at least one stack to read; see afmol predict --help.")
     if not 0 < threshold < 1:
         raise ConfigError("The threshold is a probability between 0 and 1.")
-    network, name = _model(model)
+    network, name = load_model(model)
     slices = len(scans) > 1 and all(s.lower().endswith(SINGLE_SLICE) for s in scans)
     failures = 0
     used: set[str] = set()
@@ -274,12 +275,6 @@ def _train_help(config: tyro.conf.Positional[Path]) -> None:
 
 
 _train_help.__doc__ = train.__doc__
-
-
-def _model(name: str) -> tuple:
-    from .checkpoint import load_model
-
-    return load_model(name)
 
 
 def _unused(stem: str, used: set[str]) -> str:
