@@ -144,6 +144,7 @@ def test_weights_of_format_1_load_for_ever():
     np.testing.assert_allclose(graph.exists, EXISTS, atol=1e-3)
     np.testing.assert_allclose(graph.elements.mean(1), ELEMENTS, atol=1e-3)
     np.testing.assert_allclose(graph.bonds, BONDS, atol=1e-3)
+    assert torch.equal(graph.z, atoms[:, 2])  # format 1 did not correct depths
 
 
 # --- what is wrong with a weight file

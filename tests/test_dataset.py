@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from afmol.chemistry import MoleculeSet, load_molecules, pack_molecules
 from afmol.dataset import (
+    HALOGENS,
     LABEL_DEPTH,
     DataConfig,
     collate,
     draw_molecule,
+    halogenated,
     image,
     labels,
     lay_down,
@@ -502,3 +504,38 @@ def test_a_batch_of_two_is_two_batches(molecules):
     torch.testing.assert_close(both.elements, torch.cat([first.elements, second.elements]))
     torch.testing.assert_close(both.molecule, torch.cat([first.molecule, second.molecule + 1]))
     torch.testing.assert_close(both.bonds, torch.cat([first.bonds, second.bonds + n]))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_halogens_take_the_place_of_hydrogens_on_carbon(seed):
+    before = flat_ring()
+    after = halogenated(before, np.random.default_rng(seed))
+    new = np.flatnonzero(after.numbers != before.numbers)
+    assert 1 <= len(new) <= 3
+    assert (before.numbers[new] == 1).all()
+    assert {int(z) for z in after.numbers[new]} <= set(HALOGENS)
+    np.testing.assert_array_equal(np.delete(after.positions, new, 0), np.delete(before.positions, new, 0))
+    for k in new:
+        (carbon,) = after.bonds[(after.bonds == k).any(1)].sum(1) - k
+        bond = after.positions[k] - after.positions[carbon]
+        assert np.linalg.norm(bond) == pytest.approx(HALOGENS[int(after.numbers[k])])
+        assert bond @ (before.positions[k] - before.positions[carbon]) > 0
+    assert after.charges is not None
+    assert before.charges is not None
+    assert after.charges.sum() == pytest.approx(before.charges.sum())
+    # the distance table still finds the bonds that the molecule has
+    assert {tuple(b) for b in bonds_by_distance(after.positions, after.numbers)} == {tuple(b) for b in before.bonds}
+
+
+def test_molecules_without_hydrogen_on_carbon_stay_as_they_are():
+    water = made([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], [8, 1, 1])
+    assert halogenated(water, np.random.default_rng(0)).numbers.tolist() == [8, 1, 1]
+
+
+def test_the_share_of_halogenated_samples(molecules):
+    def halogens(share: float) -> float:
+        config = replace(CLEAN, halogenated_share=share)
+        found = [make_sample(molecules, config, i, 8)[1].numbers for i in range(60)]
+        return float(np.mean([np.isin(z, list(HALOGENS)).any() for z in found]))
+
+    assert halogens(0.0) + 0.3 < halogens(1.0)

@@ -52,6 +52,8 @@ def randomised(config: ModelConfig = TINY, seed: int = 0) -> Any:
                 b.copy_(0.5 + torch.rand(b.shape, generator=g))
         model.posnet.head.weight[4:] *= 0.2
         model.posnet.head.bias[4:] *= 0.2
+        model.bondnet.depth.weight *= 0.1
+        model.bondnet.depth.bias *= 0.1
     return model.eval()
 
 
@@ -364,7 +366,7 @@ def test_the_order_of_atoms_does_not_matter(seed, random):
     assert_same_graph(before, after, order)
 
 
-@pytest.mark.parametrize("move", ["quarter turn", "any turn", "mirror", "shift", "upwards"])
+@pytest.mark.parametrize("move", ["quarter turn", "any turn", "mirror", "shift"])
 def test_moving_atoms_over_constant_features_changes_nothing(move):
     net = bondnet()
     features = noise(1, 6, 1, 1).expand(1, 6, 12, 12).contiguous()
@@ -496,9 +498,10 @@ def test_a_prediction_by_hand():
     elements[2, [symbols.index(s) for s in ("O", "C", "Si")]] = torch.tensor([0.45, 0.3, 0.25])
     pairs = torch.tensor([[1, 2], [2, 3], [2, 4], [4, 5], [1, 4]])
     confidence, bonds = torch.linspace(0.4, 0.9, 6), torch.tensor([0.9, 0.8, 0.7, 0.1, 0.001])
-    graph = Graph(confidence.logit(), elements.log(), pairs, bonds.logit())
+    graph = Graph(confidence.logit(), elements.log(), positions[:, 2] + 0.02, pairs, bonds.logit())
+    positions[:, 2] = 7.0  # the depth that counts is the graph's
     got: Any = _molecule(positions, graph, torch.ones(6, dtype=torch.bool), 0.5 - 1e-6, 0.8)
-    np.testing.assert_allclose(got.positions, [[2, 1, 0], [3, 1, -0.2], [5, 1, 0], [6, 1, -0.1]], atol=1e-6)
+    np.testing.assert_allclose(got.positions, [[2, 1, 0], [3, 1, -0.18], [5, 1, 0], [6, 1, -0.08]], atol=1e-6)
     np.testing.assert_array_equal(got.numbers, [1, 6, 1, 1])
     np.testing.assert_allclose(got.class_probabilities[1], [0, 0.55, 0, 0.45, 0], atol=1e-6)
     np.testing.assert_array_equal(got.bonds, [[0, 1], [1, 2], [2, 3]])
@@ -507,8 +510,9 @@ def test_a_prediction_by_hand():
 
 
 def test_atoms_all_below_the_asked_plane_are_raised_to_it():
-    graph = Graph(torch.ones(2), torch.zeros(2, len(ELEMENTS)), torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0))
     positions = torch.tensor([[1, 1, -0.4], [3, 1, -0.9]])
+    no_pairs = torch.zeros(0, 2, dtype=torch.int64)
+    graph = Graph(torch.ones(2), torch.zeros(2, len(ELEMENTS)), positions[:, 2], no_pairs, torch.zeros(0))
     got = _molecule(positions, graph, torch.ones(2, dtype=torch.bool), 0.5, 0.8)
     np.testing.assert_allclose(got.positions[:, 2], [0, -0.5], atol=1e-6)
 
@@ -655,7 +659,7 @@ def test_losses_and_gradients_are_finite(kind, candidates, step):
     model = randomised().train()
     model.posnet.head.bias.data[:4] += -50 if candidates == "none" else 1
     losses = model(batch, torch.Generator().manual_seed(step))
-    assert set(losses) == {"heat", "offset", "z", "exists", "elements", "bonds"}
+    assert set(losses) == {"heat", "offset", "z", "exists", "elements", "depth", "bonds"}
     assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -671,9 +675,8 @@ def test_bonds_are_learned_from_the_labelled_pairs():
     logits = torch.tensor([8.0, -8.0, -8.0, -8.0])
 
     def graph(bonds: Tensor):
-        from afmol.model.gnn import Graph
-
-        return Graph(torch.tensor([8.0, 8.0, -8.0, 8.0]), torch.zeros(4, len(ELEMENTS)), pairs, bonds)
+        z = torch.zeros(4)
+        return Graph(torch.tensor([8.0, 8.0, -8.0, 8.0]), torch.zeros(4, len(ELEMENTS)), z, pairs, bonds)
 
     model = Ours(TINY)
     right = model._graph_losses(batch, graph(logits), truth)
@@ -681,6 +684,27 @@ def test_bonds_are_learned_from_the_labelled_pairs():
     assert float(right["exists"]) < 0.01
     assert float(right["elements"]) == pytest.approx(np.log(len(ELEMENTS)), rel=1e-5)
     assert float(model._graph_losses(batch, graph(-logits), truth)["bonds"]) > 5
+    assert float(right["depth"]) == pytest.approx(-float(batch.positions[:, 2].mean()))
+
+
+def test_candidates_for_deep_atoms_are_to_be_dropped():
+    """Four nodes: no atom, and atoms at -0.3, -1.1 and -1.7; asked for down to 0.8 + 0.2 A."""
+    batch = labelled(np.random.default_rng(7), [3])
+    batch.positions[:, 2] = torch.tensor([-0.3, -1.1, -1.7])
+    truth, wish = torch.tensor([-1, 0, 1, 2]), torch.tensor([-8.0, 8.0, -8.0, -8.0])
+    z, no_pairs = torch.tensor([0.0, -0.3, -1.1, -1.7]), torch.zeros(0, 2, dtype=torch.int64)
+
+    def losses(exists: Tensor) -> dict[str, Tensor]:
+        return Ours(TINY)._graph_losses(
+            batch, Graph(exists, torch.zeros(4, len(ELEMENTS)), z, no_pairs, torch.zeros(0)), truth
+        )
+
+    assert float(losses(wish)["exists"]) < 0.01
+    assert float(losses(wish)["depth"]) == pytest.approx(0, abs=1e-6)
+    for k in range(4):
+        wrong = wish.clone()
+        wrong[k] *= -1
+        assert float(losses(wrong)["exists"]) > 2
 
 
 @pytest.mark.parametrize("reach", [1, 3])

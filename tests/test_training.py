@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from afmol.elements import bonds_by_distance
 from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
 from afmol.model import ModelConfig, Ours
 from afmol.structures import Molecule
-from afmol.training import TrainConfig, batches, learning_rate, train, validate, visible
+from afmol.training import Batches, TrainConfig, learning_rate, loader, train, validate, visible
 
 TINY = ModelConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)
 DATA = DataConfig(windows=((32, 32),))
@@ -59,6 +58,7 @@ def tiny(molecules: str, out: Path, **change) -> TrainConfig:
         "checkpoint_every": 3,
         "accelerator": "cpu",
         "precision": "32-true",
+        "workers": 0,
         "data": DATA,
         "model": TINY,
     }
@@ -89,9 +89,9 @@ class StoppedError(Exception):
     """Somebody pulled the plug."""
 
 
-@pytest.mark.parametrize("ahead", [0, 2])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, molecules, tmp_path, monkeypatch, ahead):
-    config = tiny(molecules, tmp_path, validation=molecules, validation_samples=8, ahead=ahead)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, molecules, tmp_path, monkeypatch, workers):
+    config = tiny(molecules, tmp_path, validation=molecules, validation_samples=8, workers=workers)
     save = training.save_training
 
     def save_and_stop(*args):
@@ -126,7 +126,7 @@ def test_what_a_run_leaves(whole_run):
     assert model.config == TINY
     (row,) = rows(whole_run)
     assert row["step"] == 6
-    losses = {"heat", "offset", "z", "exists", "elements", "bonds"}
+    losses = {"heat", "offset", "z", "exists", "elements", "depth", "bonds"}
     assert losses | {"samples_per_second", "learning_rate"} <= row.keys()
     assert all(np.isfinite(row[key]) for key in losses)
     assert row["heat"] > 0
@@ -166,6 +166,18 @@ def test_each_step_trains_with_its_own_seed(molecules, tmp_path, monkeypatch):
     assert [row["step"] for row in rows(tmp_path)] == [2, 4]
 
 
+def test_a_run_that_starts_from_weights(molecules, whole_run, tmp_path):
+    """With no learning rate nothing but the batch norm statistics moves."""
+    start = str(whole_run / "tiny.safetensors")
+    train(tiny(molecules, tmp_path, start=start, steps=1, learning_rate=0.0))
+    before, after = load_model(start)[0].state_dict(), load_model(tmp_path / "tiny.safetensors")[0].state_dict()
+    assert all(torch.equal(before[k], v) for k, v in after.items() if "running" not in k and "num_batches" not in k)
+    with pytest.raises(ConfigError, match="another configuration"):
+        train(tiny(molecules, tmp_path / "b", start=start, model=dataclasses.replace(TINY, width=12)))
+    with pytest.raises(WeightsError, match="no weight file"):
+        train(tiny(molecules, tmp_path / "c", start="nowhere.safetensors"))
+
+
 def test_the_first_step_is_as_long_as_the_learning_rate(molecules, tmp_path):
     """That is how Adam begins."""
     train(tiny(molecules, tmp_path, steps=1, warm_up=100, learning_rate=0.01, weight_decay=0.0))
@@ -177,7 +189,7 @@ def test_the_first_step_is_as_long_as_the_learning_rate(molecules, tmp_path):
 
 def test_half_precision_on_any_device(molecules, tmp_path):
     """The usual settings, with warnings as errors."""
-    train(tiny(molecules, tmp_path, steps=2, precision="bf16-mixed", accelerator="auto", ahead=1, workers=3))
+    train(tiny(molecules, tmp_path, steps=2, precision="bf16-mixed", accelerator="auto", workers=2))
     assert all(np.isfinite(v) for row in rows(tmp_path) for v in row.values())
 
 
@@ -218,14 +230,13 @@ def test_learning_rate():
 def test_every_step_and_rank_has_its_own_samples(molecules):
     packed = load_molecules(molecules)
     config = tiny(molecules, Path("nowhere"), steps=3)
-    with ThreadPoolExecutor(2) as pool:
-        alone = list(batches(packed, config, 0, 0, 1, pool))
-        later = list(batches(packed, config, 2, 0, 1, pool))
-        eager = list(batches(packed, dataclasses.replace(config, ahead=9), 0, 0, 1, pool))
-        ranks = [list(batches(packed, config, 0, rank, 2, pool)) for rank in range(2)]
+    alone = list(loader(Batches(packed, config), 0))
+    later = list(loader(Batches(packed, config), 2))
+    eager = list(loader(Batches(packed, dataclasses.replace(config, workers=2)), 0))
+    ranks = [list(loader(Batches(packed, config, rank, 2), 0)) for rank in range(2)]
     assert (len(alone), len(later), len(eager)) == (3, 1, 3)
     assert torch.equal(later[0].images, alone[2].images)
-    assert all(torch.equal(a.images, b.images) for a, b in zip(alone, eager, strict=True))
+    assert all(torch.equal(x, y) for a, b in zip(alone, eager, strict=True) for x, y in zip(a, b, strict=True))
     images = torch.cat([batch.images for rank in ranks for batch in rank])
     assert len(torch.unique(images.flatten(1), dim=0)) == 2 * 3 * 4
     # two ranks see what one rank would have seen in twice the steps
@@ -250,8 +261,7 @@ def test_validation_is_the_same_each_time_and_leaves_the_weights_alone(molecules
     model.posnet.head.bias.data[:4] = -1.5
     before = {k: v.clone() for k, v in model.state_dict().items()}
     config = tiny(molecules, tmp_path, validation_samples=8)
-    with ThreadPoolExecutor(2) as pool:
-        first, second = (validate(model, packed, config, pool) for _ in range(2))
+    first, second = (validate(model, packed, config) for _ in range(2))
     assert first == second
     assert first["recall"] is not None
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

@@ -19,7 +19,7 @@ from .model import ModelConfig, Ours
 T = TypeVar("T")
 
 FORMAT = "afmol-weights"
-VERSION = 1
+VERSION = 2
 DEFAULT_MODEL = "base"
 
 
@@ -124,10 +124,21 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Ours, str]:
         if version > VERSION:
             raise WeightsError(f"{path} has format {version}, newer than this afmol reads ({VERSION}); update.")
         model = Ours(config_from_dict(ModelConfig, json.loads(metadata["config"])))
+        tensors = _from_1(tensors, model.config) if version == 1 else tensors
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, ConfigError) as error:
         raise WeightsError(f"{path} is damaged: its weights do not fit its configuration.") from error
     return model.eval(), metadata.get("name", path.stem)
+
+
+def _from_1(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Format 2 has a graph network that reads and corrects depths; zeros leave that out."""
+    node, width = tensors["bondnet.node.weight"], config.width
+    return tensors | {
+        "bondnet.node.weight": torch.cat([node, node.new_zeros(width, 1)], dim=1),
+        "bondnet.depth.weight": torch.zeros(1, width),
+        "bondnet.depth.bias": torch.zeros(1),
+    }
 
 
 def shipped_models() -> list[str]:

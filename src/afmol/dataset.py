@@ -35,6 +35,10 @@ LABEL_DEPTH = 1.8
 """Atoms further below the topmost one (A) are not labelled at all: nothing of them is seen."""
 
 
+HALOGENS = {9: 1.36, 17: 1.74, 35: 1.90, 53: 2.10}
+"""Length of the bond to an aromatic carbon, A (Allen et al., J. Chem. Soc. Perkin Trans. 2, S1, 1987)."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """How samples are drawn. Shares are probabilities; artefacts are drawn up to the value given."""
@@ -44,6 +48,9 @@ class DataConfig:
     """Share of samples of molecules flatter than `flat_limit`, the ones that experiments image."""
     flat_limit: float = 1.6
     """A."""
+    halogenated_share: float = 0.0
+    """Share of samples in which one to three hydrogens on carbon are replaced by halogens, which are rare in flat
+    molecules."""
     nominal_share: float = 0.4
     """Share of samples with the simulator's nominal force parameters and CO tip; the others have random ones."""
     pixel: float = 0.25
@@ -195,6 +202,29 @@ def draw_molecule(molecules: MoleculeSet, rng: np.random.Generator, config: Data
     return molecules[int(rng.integers(len(molecules)))]
 
 
+def halogenated(molecule: Molecule, rng: np.random.Generator, most: int = 3) -> Molecule:
+    """The molecule with up to `most` hydrogens on carbon replaced by halogens, the total charge kept; at least one, unless
+    there is no such hydrogen or its place is too narrow."""
+    carbon, hydrogen = np.sort(molecule.bonds[(np.sort(molecule.numbers[molecule.bonds]) == [1, 6]).all(1)], axis=1).T
+    swap = molecule.numbers[carbon] == 1
+    carbon, hydrogen = np.where(swap, hydrogen, carbon), np.where(swap, carbon, hydrogen)
+    p, numbers = molecule.positions.copy(), molecule.numbers.copy()
+    charges = None if molecule.charges is None else molecule.charges.copy()
+    radius = table("covalent_radius")
+    for k in rng.permutation(len(hydrogen))[: rng.integers(1, most + 1)]:
+        c, h, z = carbon[k], hydrogen[k], int(rng.choice(list(HALOGENS)))
+        bond = p[h] - p[c]
+        place = p[c] + HALOGENS[z] * bond / np.linalg.norm(bond)
+        room = np.linalg.norm(p - place, axis=1) / (radius[z] + radius[numbers])
+        if (np.delete(room, [c, h]) < 1.3).any():  # closer than that, neighbours would look bonded
+            continue
+        p[h], numbers[h] = place, z
+        if charges is not None:  # MMFF94: an aromatic halogen has about -0.18 e, and its carbon what is left
+            charges[c] += charges[h] + 0.18
+            charges[h] = -0.18
+    return replace(molecule, positions=p, numbers=numbers, charges=charges)
+
+
 def make_sample(
     molecules: MoleculeSet, config: DataConfig, i: int, batch_size: int
 ) -> tuple[Float[np.ndarray, "nx ny nz"], Molecule]:
@@ -202,9 +232,10 @@ def make_sample(
     rng = np.random.default_rng((config.seed, 1, i))
     window = np.random.default_rng((config.seed, 2, i // batch_size)).choice(config.windows)
     nominal = rng.random() < config.nominal_share
-    molecule = lay_down(
-        draw_molecule(molecules, rng, config), rng, config.tilt, 0.0 if nominal else config.bend * rng.random()
-    )
+    molecule = draw_molecule(molecules, rng, config)
+    if config.halogenated_share and rng.random() < config.halogenated_share:
+        molecule = halogenated(molecule, rng)
+    molecule = lay_down(molecule, rng, config.tilt, 0.0 if nominal else config.bend * rng.random())
     conditions = nominal_conditions(rng) if nominal else random_conditions(rng, config.distance)
     size = window * config.pixel
     spare = np.abs(np.ptp(molecule.positions[:, :2], axis=0) + 3.0 - size) / 2

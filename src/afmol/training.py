@@ -7,9 +7,6 @@ a run that was stopped goes on as if it had not been.
 import dataclasses
 import json
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .checkpoint import load_training, save_model, save_training
+from .checkpoint import load_model, load_training, save_model, save_training
 from .chemistry import MoleculeSet, load_molecules
 from .dataset import Batch, DataConfig, collate, make_sample
 from .errors import ConfigError
@@ -40,6 +38,8 @@ class TrainConfig:
     """Folder for metrics.jsonl, checkpoint.safetensors and the weights."""
     name: str = "base"
     """Name of the model: the weights are OUT/NAME.safetensors."""
+    start: str = ""
+    """Weights to start from (a shipped name or a file, of the same model); random ones if empty."""
     steps: int = 10000
     batch_size: int = 32
     """Samples a step, on each device."""
@@ -57,30 +57,38 @@ class TrainConfig:
     devices: int = 1
     precision: str = "bf16-mixed"
     workers: int = 2
-    """Threads that make samples."""
-    ahead: int = 0
-    """Batches made while the device works. 0 where the device is the CPU: the same cores do both."""
+    """Processes that make samples, 4 batches ahead; 0: made between the steps."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
 
 
-def batches(
-    molecules: MoleculeSet, config: TrainConfig, start: int, rank: int, world: int, pool: ThreadPoolExecutor
-) -> Iterator[Batch]:
-    """Batches of the steps from `start` on; each rank takes its own samples."""
+class Batches(Dataset[Batch]):
+    """The batch of each step, as one of `world` processes that train together sees it: no two see the same sample."""
 
-    def submit(step: int) -> list[Future[Any]]:
-        first = (step * world + rank) * config.batch_size
-        return [
-            pool.submit(make_sample, molecules, config.data, i, config.batch_size)
-            for i in range(first, first + config.batch_size)
-        ]
+    def __init__(self, molecules: MoleculeSet, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
+        self.molecules, self.config, self.rank, self.world = molecules, config, rank, world
 
-    waiting: deque[list[Future[Any]]] = deque()
-    for step in range(start, config.steps):
-        while len(waiting) <= config.ahead and step + len(waiting) < config.steps:
-            waiting.append(submit(step + len(waiting)))
-        yield collate([f.result() for f in waiting.popleft()])
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, index: int) -> Batch:
+        size = self.config.batch_size
+        first = (index * self.world + self.rank) * size
+        samples = (make_sample(self.molecules, self.config.data, i, size) for i in range(first, first + size))
+        return collate(list(samples))
+
+
+def loader(batches: Batches, start: int) -> DataLoader[Batch]:
+    """The batches of the steps from `start` on, made by other processes while this one works."""
+    workers = batches.config.workers
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -93,7 +101,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on a device."""
-    return Batch(*(tensor.to(device) for tensor in batch))
+    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 def train(config: TrainConfig) -> Path:
@@ -101,12 +109,13 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         ConfigError: numbers that do not fit, an output folder that cannot be written.
+        WeightsError: weights to start from, or a checkpoint, that cannot be read.
         MoleculeError: a molecule set that cannot be read.
     """
     if (config.data.pixel, config.data.slices) != (config.model.pixel, config.model.slices):
         raise ConfigError("The data's pixel and slices must be those that the model takes.")
-    if min(config.steps, config.batch_size, config.workers) < 1:
-        raise ConfigError("Steps, batch_size and workers must be at least 1.")
+    if min(config.steps, config.batch_size, config.workers + 1) < 1:
+        raise ConfigError("Steps and batch_size must be at least 1, workers at least 0.")
     molecules = load_molecules(config.molecules)
     validation = load_molecules(config.validation) if config.validation else None
     out = Path(config.out)
@@ -120,20 +129,24 @@ def train(config: TrainConfig) -> Path:
     fabric.launch()
     torch.manual_seed(config.seed)
     model = Ours(config.model)
+    if config.start:
+        model = load_model(config.start)[0]
+        if model.config != config.model:
+            raise ConfigError(f"The weights {config.start} are of a model of another configuration.")
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98))
-    checkpoint = out / "checkpoint.safetensors"
-    start = load_training(checkpoint, model, optimizer) if checkpoint.exists() else 0
     wrapped, optimizer = fabric.setup(model, optimizer)
+    checkpoint = out / "checkpoint.safetensors"
+    # after the move to the device: the optimizer's state goes where its parameters are
+    start = load_training(checkpoint, model, optimizer.optimizer) if checkpoint.exists() else 0
     weights = out / f"{config.name}.safetensors"
 
     with (
-        ThreadPoolExecutor(config.workers) as pool,
         (out / "metrics.jsonl").open("a") as log,
         tqdm(total=config.steps, initial=start, disable=fabric.global_rank > 0, mininterval=10) as bar,
     ):
         recent: list[dict[str, torch.Tensor]] = []
         clock = time.perf_counter()
-        stream = batches(molecules, config, start, fabric.global_rank, fabric.world_size, pool)
+        stream = loader(Batches(molecules, config, fabric.global_rank, fabric.world_size), start)
         for step, cpu_batch in enumerate(stream, start):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config)
@@ -158,7 +171,7 @@ def train(config: TrainConfig) -> Path:
                 row["learning_rate"] = learning_rate(step, config)
                 recent, clock = [], now
             if validation is not None and (done % config.validate_every == 0 or last) and fabric.global_rank == 0:
-                row |= {f"validation_{k}": v for k, v in validate(model, validation, config, pool).items()}
+                row |= {f"validation_{k}": v for k, v in validate(model, validation, config).items()}
                 clock = time.perf_counter()
             if row and fabric.global_rank == 0:
                 log.write(json.dumps({"step": done} | row) + "\n")
@@ -176,16 +189,14 @@ def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def validate(
-    model: Ours, molecules: MoleculeSet, config: TrainConfig, pool: ThreadPoolExecutor
-) -> dict[str, float | None]:
+def validate(model: Ours, molecules: MoleculeSet, config: TrainConfig) -> dict[str, float | None]:
     """Figures on samples drawn as for training from other molecules; the same ones each time."""
     model.eval()
     data = dataclasses.replace(config.data, seed=config.data.seed + 1000)
     size = config.batch_size
     compared = []
     for first in range(0, config.validation_samples, size):
-        samples = list(pool.map(lambda i: make_sample(molecules, data, i, size), range(first, first + size)))
+        samples = [make_sample(molecules, data, i, size) for i in range(first, first + size)]
         batch = on_device(collate(samples), next(model.parameters()).device)
         for found, (_, truth) in zip(model.predict(batch.images), samples, strict=True):
             compared.append(compare(found, truth, visible(truth, config.model.depth)))

@@ -1,13 +1,14 @@
-"""From candidate atoms to a graph: messages between neighbours, then existence, element and bonds.
+"""From candidate atoms to a graph: messages between neighbours, then existence, element, depth and bonds.
 
     equation                                  variable   shape
-    h_i = W f(x_i)                            h          n width     image features at the atom
+    h_i = W (f(x_i), z_i)                     h          n width     image features at the atom, its depth as first read
     e_ij = MLP(h_i, h_j, r_ij, f(midpoint))   e          pair width  a neighbour pair, both directions
     e_ij += MLP(e_ij, h_i, h_j)                                      a round
     h_i  += MLP(h_i, sum_j e_ij)                                     a round
 
-Only relative vectors enter, as distances (in the plane and in space) and height differences, so that shifting, turning
-or mirroring the atoms changes nothing but what the image says.
+In the plane only relative vectors enter, as distances, so that shifting, turning or mirroring the atoms changes nothing
+but what the image says. The depth is relative to the topmost atom: read at a pixel it is 0.1 A off and more, and the
+neighbours help to correct it.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class Graph:
 
     exists: Float[Tensor, " n"]
     elements: Float[Tensor, "n e"]
+    z: Float[Tensor, " n"]
+    """Depth, A: the candidate's own and a correction."""
     pairs: Int[Tensor, "m 2"]
     """Neighbours i < j."""
     bonds: Float[Tensor, " m"]
@@ -65,14 +68,16 @@ class BondNet(nn.Module):
 
     def __init__(self, channels: int, width: int, rounds: int) -> None:
         super().__init__()
-        self.node = nn.Linear(channels, width)
+        self.node = nn.Linear(channels + 1, width)
         self.middle = nn.Linear(channels, width)
         self.pair = _mlp(3 * width + 2 * N_RADIAL + 1, width)
         self.pair_rounds = nn.ModuleList(_mlp(3 * width, width) for _ in range(rounds))
         self.node_rounds = nn.ModuleList(_mlp(2 * width, width) for _ in range(rounds))
         self.exists = nn.Linear(width, 1)
         self.elements = nn.Linear(width, len(ELEMENTS))
+        self.depth = nn.Linear(width, 1)
         self.bonds = nn.Linear(width, 1)
+        nn.init.zeros_(self.depth.weight)
 
     def forward(
         self,
@@ -88,14 +93,14 @@ class BondNet(nn.Module):
         r = positions[j] - positions[i]
         shape = torch.cat([_radial(r[:, :2].norm(dim=1)), _radial(r.norm(dim=1)), r[:, 2:]], dim=1)
         middle = self.middle(sample_features(features, (positions[i] + positions[j]) / 2, image[i], pixel))
-        h = self.node(sample_features(features, positions, image, pixel))
+        h = self.node(torch.cat([sample_features(features, positions, image, pixel), positions[:, 2:]], dim=1))
         e = self.pair(torch.cat([h[i], h[j], middle, shape], dim=1))
         for pair, node in zip(self.pair_rounds, self.node_rounds, strict=True):
             e = e + pair(torch.cat([e, h[i], h[j]], dim=1))
             h = h + node(torch.cat([h, torch.zeros_like(h).index_add(0, i, e)], dim=1))
         logits = self.bonds(e)[:, 0]
         logits = (logits[: len(half)] + logits[len(half) :]) / 2
-        return Graph(self.exists(h)[:, 0], self.elements(h), half, logits)
+        return Graph(self.exists(h)[:, 0], self.elements(h), positions[:, 2] + self.depth(h)[:, 0], half, logits)
 
 
 def neighbours(positions: Float[Tensor, "n 3"], image: Int[Tensor, " n"]) -> Int[Tensor, "p 2"]:
@@ -107,7 +112,7 @@ def bondable(graph: Graph, positions: Float[Tensor, "n 3"]) -> Graph:
     """The graph with the pairs that are close enough for a bond."""
     i, j = graph.pairs.unbind(1)
     short = (positions[i, :2] - positions[j, :2]).norm(dim=1) < LONGEST_BOND
-    return Graph(graph.exists, graph.elements, graph.pairs[short], graph.bonds[short])
+    return Graph(graph.exists, graph.elements, graph.z, graph.pairs[short], graph.bonds[short])
 
 
 def _radial(distance: Float[Tensor, " n"]) -> Float[Tensor, "n k"]:

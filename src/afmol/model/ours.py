@@ -34,11 +34,11 @@ class ModelConfig:
     """Atoms are asked for down to this far below the topmost one, A."""
     channels: tuple[int, ...] = (96, 128, 192)
     """Width at 0.5, 1, 2 A a pixel."""
-    blocks: int = 2
+    blocks: int = 3
     """Residual blocks a level, on the way down and up."""
     width: int = 96
     """Width of the graph network."""
-    rounds: int = 3
+    rounds: int = 4
     """Rounds of messages."""
 
 
@@ -81,7 +81,10 @@ class Ours(nn.Module):
     def _nodes(
         self, batch: Batch, maps: Float[Tensor, "batch 4 nx ny"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "n 3"], Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """Positions and images of the graph's nodes, and the labelled atom that each stands for (-1: none)."""
+        """Positions and images of the graph's nodes, and the labelled atom that each stands for (-1: none).
+
+        Their depth is always the map's: a graph network that had seen true depths would trust what it is given.
+        """
         device = maps.device
         use_truth = (torch.rand(len(batch.images), generator=generator) < 0.5).to(device)
         jitter = torch.randn(batch.positions.shape, generator=generator).to(device) * 0.07
@@ -90,8 +93,11 @@ class Ours(nn.Module):
         own = ~use_truth[image]
         found, image = found[own], image[own]
         truth = match(found, image, batch.positions, batch.molecule)
+        near = (batch.positions + jitter)[given]
+        ix, iy = ((near[:, k] / self.config.pixel).long().clamp(0, maps.shape[2 + k] - 1) for k in (0, 1))
+        near[:, 2] = maps[batch.molecule[given], 3, ix, iy]
         return (
-            torch.cat([(batch.positions + jitter)[given], found]),
+            torch.cat([near, found]),
             torch.cat([batch.molecule[given], image]),
             torch.cat([given, truth]),
         )
@@ -129,15 +135,17 @@ class Ours(nn.Module):
 
     def _graph_losses(self, batch: Batch, graph: Graph, truth: Int[Tensor, " n"]) -> dict[str, Tensor]:
         real = truth >= 0
-        asked = ~real | torch.isin(truth, torch.nonzero(self._wanted(batch)))
-        exists = F.binary_cross_entropy_with_logits(graph.exists[asked], real[asked].float(), reduction="sum")
+        there = torch.isin(truth, torch.nonzero(self._wanted(batch)))  # a candidate for a deeper atom is to be dropped
+        exists = F.binary_cross_entropy_with_logits(graph.exists, there.float(), reduction="sum")
+        depth = (graph.z[real] - batch.positions[truth[real], 2]).abs().sum()
         elements = F.cross_entropy(graph.elements[real], batch.elements[truth[real]], reduction="sum")
         i, j = truth[graph.pairs].sort(1).values.unbind(1)
         n = len(batch.positions)
         bonded = (i >= 0) & torch.isin(i * n + j, batch.bonds[:, 0] * n + batch.bonds[:, 1])
         bonds = F.binary_cross_entropy_with_logits(graph.bonds, bonded.float(), reduction="sum")
         n_atoms = real.sum().clamp_min(1)
-        return {"exists": exists / n_atoms, "elements": elements / n_atoms, "bonds": bonds / n_atoms}
+        losses = {"exists": exists, "elements": elements, "depth": depth, "bonds": bonds}
+        return {name: loss / n_atoms for name, loss in losses.items()}
 
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5) -> list[Molecule]:
@@ -155,10 +163,10 @@ class Ours(nn.Module):
             self.bondnet(features, turn_points(positions, size, view), image, 2 * self.config.pixel, pairs)
             for (features, _), view in zip(views, VIEWS, strict=True)
         ]
-        exists, elements, bonds = (
-            torch.stack([getattr(g, name) for g in graphs]).mean(0) for name in ("exists", "elements", "bonds")
+        exists, elements, z, bonds = (
+            torch.stack([getattr(g, name) for g in graphs]).mean(0) for name in ("exists", "elements", "z", "bonds")
         )
-        graph = bondable(Graph(exists, elements, pairs, bonds), positions)
+        graph = bondable(Graph(exists, elements, z, pairs, bonds), positions)
         return [_molecule(positions, graph, image == b, threshold, self.config.depth) for b in range(len(images))]
 
 
@@ -172,8 +180,8 @@ def _molecule(
     """
     confidence = graph.exists.sigmoid()
     keep = mine & (confidence >= threshold)
-    top = positions[keep, 2].max().clamp(max=0) if keep.any() else 0.0
-    z = (positions[:, 2] - top).clamp(max=0)
+    top = graph.z[keep].max().clamp(max=0) if keep.any() else 0.0
+    z = (graph.z - top).clamp(max=0)
     keep &= z >= -(depth + SPARE_DEPTH)
     bonds = graph.bonds.sigmoid()
     use = keep[graph.pairs].all(1) & (bonds >= LEAST_BOND)
