@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CODE := src tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test lint format docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ lint: $(STAMP)  ## format, rules and types, changing nothing
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
+
+docs: $(STAMP)  ## the pages in docs/_build, warnings are errors
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
 
 # .venv by name: a VENV that was given belongs to whoever made it.
 clean:  ## remove .venv, out/ and caches

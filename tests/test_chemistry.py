@@ -21,7 +21,7 @@ from afmol.chemistry import (
     to_rdkit,
 )
 from afmol.elements import NUMBERS, bonds_by_distance
-from afmol.errors import MoleculeError
+from afmol.errors import ConfigError, MoleculeError
 from afmol.structures import Molecule
 
 CYCLOSPORIN = (
@@ -279,7 +279,7 @@ def test_what_does_not_fit_is_not_packed(tmp_path, molecule, reason):
 
 
 def test_files_that_cannot_be_written(tmp_path):
-    with pytest.raises(MoleculeError, match=r"nowhere.*cannot be written: No such file"):
+    with pytest.raises(ConfigError, match=r"nowhere.*cannot be written \(no such file"):
         pack_molecules([example()], tmp_path / "nowhere" / "set.npz")
     with pytest.raises(MoleculeError, match=r"no molecule"):
         pack_molecules([], tmp_path / "set.npz")

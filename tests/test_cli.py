@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+import afmol
 from afmol.checkpoint import read_tensors, shipped_models, write_tensors
 from afmol.chemistry import pack_molecules
 from afmol.cli import main
@@ -15,7 +16,7 @@ from afmol.files import read_scan
 from afmol.structures import Molecule
 from test_files import both, gsf, sxm
 
-COMMANDS = ("demo", "predict", "simulate", "train", "evaluate", "info")
+COMMANDS = ("demo", "predict", "simulate", "soap", "train", "evaluate", "info")
 
 
 def save(path, data=None, **more):
@@ -149,6 +150,50 @@ def test_one_bad_stack_among_good_ones(tmp_path, capsys, weights):
     assert stop.value.code == 2
     assert "constant" in capsys.readouterr().err
     assert {p.name for p in (tmp_path / "out").glob("*.json")} == {"good.json", "good_2.json"}
+
+
+def test_soap_of_files_and_smiles(tmp_path, capsys):
+    """Vectors are those of the library; a molecule is like itself, and less like another."""
+    afmol.write_molecule(afmol.molecule_from_smiles("c1ccncc1"), tmp_path / "pyridine.xyz")
+    pyridine, out = str(tmp_path / "pyridine.xyz"), tmp_path / "vectors.npz"
+    main(["soap", pyridine, "c1ccccc1", pyridine, "-o", str(out)])
+    printed = capsys.readouterr().out.splitlines()
+    rows = [line.split(maxsplit=2) for line in printed if line.startswith("  ")]
+    assert [row[2] for row in rows] == [f"{pyridine}, c1ccccc1", f"{pyridine}, {pyridine}", f"c1ccccc1, {pyridine}"]
+    assert rows[1][:2] == ["1.0000", "1.0000"]
+    assert rows[0][:2] == rows[2][:2]
+    assert 0.5 < float(rows[0][1]) < 0.99
+    with np.load(out) as written:
+        assert written["vectors"].shape == (11 + 12 + 11, 360)
+        np.testing.assert_array_equal(np.bincount(written["molecule"]), [11, 12, 11])
+        np.testing.assert_array_equal(written["vectors"][:11], written["vectors"][23:])
+        expected = afmol.soap.dscribe_vector(afmol.read_molecule(pyridine))
+        np.testing.assert_allclose(written["vectors"][:11], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_soap_of_one_molecule_and_with_other_parameters(tmp_path, capsys):
+    main(["soap", "CO", "--max-l", "0", "--n-radial", "1", "-o", str(tmp_path / "v.npz")])
+    assert capsys.readouterr().out.splitlines()[0] == "CO: 6 atoms (C 1, H 4, O 1), 5 bonds, 15 entries an atom"
+    with np.load(tmp_path / "v.npz") as written:
+        assert written["vectors"].shape == (6, 15)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["at least one molecule"]),
+        (["nowhere.xyz"], ["nowhere.xyz", "does not exist"]),
+        (["c1ccccc"], ["not valid SMILES"]),
+        (["C", "--cutoff", "0.5"], ["longer than 1 A"]),
+        (["C", "--max-l", "12"], ["0 to 9"]),
+        (["C", "--n-radial", "12", "--cutoff", "1.01"], ["cannot be told apart"]),
+        (["C", "C", "--alpha", "0"], ["positive alpha"]),
+        (["C", "-o", "vectors.txt"], [".npz"]),
+        (["C", "-o", "nowhere/vectors.npz"], ["cannot be written"]),
+    ],
+)
+def test_mistakes_with_soap(arguments, words, capsys):
+    refused(capsys, ["soap", *arguments], *words)
 
 
 def test_simulate_from_a_file_and_from_smiles(tmp_path, capsys):

@@ -13,8 +13,8 @@ from afmol.elements import bonds_by_distance
 
 PACKAGE = Path(__file__).parents[1] / "src" / "afmol"
 ORDER = (
-    *("errors", "elements", "structures", "files", "chemistry", "simulation", "dataset", "model", "checkpoint"),
-    *("metrics", "training", "plots", "prediction", "evaluation", "demo", "cli"),
+    *("errors", "elements", "structures", "files", "chemistry", "simulation", "dataset", "soap", "model"),
+    *("checkpoint", "metrics", "training", "plots", "prediction", "evaluation", "demo", "cli"),
 )
 MODEL_MUST_NOT_IMPORT = {"afmol.files", "afmol.plots", "afmol.cli", "matplotlib", "ase", "rdkit", "h5py"}
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -23,10 +23,13 @@ _HOME = {
     "predict": "prediction",
     "load_model": "checkpoint",
 }
-__all__ = [*_HOME]
+_MODULES = ("soap",)
+__all__ = [*_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module 'afmol' has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

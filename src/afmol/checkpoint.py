@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import ConfigError, WeightsError
+from .files import write_file
 from .model import ModelConfig, Ours
 
 T = TypeVar("T")
@@ -77,10 +77,7 @@ def _tuples(value: Any) -> Any:
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a .safetensors file at once or not at all."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata))
-    os.replace(part, path)
+    write_file(path, save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, Integer, Shaped
 
 from .elements import BY_NUMBER, NUMBERS, bonds_by_distance
 from .errors import MoleculeError
+from .files import write_arrays
 from .structures import Molecule
 
 if TYPE_CHECKING:
@@ -228,7 +229,8 @@ def pack_molecules(molecules: list[Molecule], path: str | Path) -> None:
 
     Raises:
         MoleculeError: a molecule that does not fit (no atoms, more than 255 atoms or bonds, beyond 32.767 A from the
-            origin, no charges, a charge beyond 3.2767 e), no molecule at all, or a file that cannot be written.
+            origin, no charges, a charge beyond 3.2767 e), or no molecule at all.
+        ConfigError: a file that cannot be written.
     """
     for number, molecule in enumerate(molecules):
         what = f"Molecule {number} ({molecule.name!r}) cannot be packed:"
@@ -241,20 +243,16 @@ def pack_molecules(molecules: list[Molecule], path: str | Path) -> None:
     if not molecules:
         raise MoleculeError(f"There is no molecule to write to {path}.")
     pairs = np.concatenate([m.bonds for m in molecules])
-    try:
-        with open(path, "wb") as file:
-            np.savez_compressed(
-                file,
-                n_atoms=np.array([len(m) for m in molecules], np.uint8),
-                n_bonds=np.array([len(m.bonds) for m in molecules], np.uint8),
-                positions_milliangstrom=_rounded([m.positions * 1000 for m in molecules]),
-                numbers=np.concatenate([m.numbers for m in molecules]).astype(np.uint8),
-                charges_e4=_rounded([m.charges * 10_000 for m in molecules if m.charges is not None]),
-                bonds=np.column_stack([pairs, np.ones(len(pairs), int)]).astype(np.uint8),
-                smiles=np.array([m.name.encode() for m in molecules]),
-            )
-    except OSError as error:
-        raise MoleculeError(f"{path} cannot be written: {error.strerror}.") from None
+    arrays = {
+        "n_atoms": np.array([len(m) for m in molecules], np.uint8),
+        "n_bonds": np.array([len(m.bonds) for m in molecules], np.uint8),
+        "positions_milliangstrom": _rounded([m.positions * 1000 for m in molecules]),
+        "numbers": np.concatenate([m.numbers for m in molecules]).astype(np.uint8),
+        "charges_e4": _rounded([m.charges * 10_000 for m in molecules if m.charges is not None]),
+        "bonds": np.column_stack([pairs, np.ones(len(pairs), int)]).astype(np.uint8),
+        "smiles": np.array([m.name.encode() for m in molecules]),
+    }
+    write_arrays(arrays, path)
 
 
 def _check_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:

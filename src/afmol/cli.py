@@ -114,9 +114,8 @@ def simulate(
     """
     import numpy as np
 
-    from .chemistry import molecule_from_smiles
     from .dataset import lay_down
-    from .files import read_molecule, write_scan
+    from .files import write_scan
     from .plots import stack_strip
     from .simulation import TIPS, Grid, grid_around
     from .simulation import simulate as run
@@ -127,8 +126,8 @@ def simulate(
     if wrong or noise < 0:
         raise ConfigError(f"{wrong or '--noise'} must be positive.")
     rng = np.random.default_rng(seed)
-    from_file = Path(molecule).suffix.lower() in (".xyz", ".sdf", ".mol")
-    atoms = read_molecule(molecule) if from_file else lay_down(molecule_from_smiles(molecule), rng, tilt=0.0)
+    atoms = _molecule(molecule)
+    atoms = atoms if _is_file(molecule) else lay_down(atoms, rng, tilt=0.0)
     holder = dataclasses.replace(TIPS[tip], amplitude=amplitude, steps=max(4, round(amplitude / 0.1)))
     grid = grid_around(atoms, holder, pixel=pixel, distance=distance, slices=slices, step=step)
     if size is not None:
@@ -144,6 +143,60 @@ def simulate(
     print(
         f"{atoms.name or molecule}: {nx} x {ny} x {nz}, {scan.size[0]:.1f} x {scan.size[1]:.1f} A -> {out}, {picture}"
     )
+
+
+def soap(
+    molecules: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MOLECULE [MOLECULE ...]")],
+    /,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.npz")] = None,
+    max_l: int = 2,
+    n_radial: int = 3,
+    cutoff: float = 4.0,
+    sigma: float = 1.0,
+    alpha: float = 0.5,
+) -> None:
+    """Describe the surroundings of each atom by SOAP vectors, and say how alike molecules are.
+
+    Example: afmol soap "c1ccccc1" "c1ccncc1" -o vectors.npz
+
+    The five classes of elements (H; C, Si; N, P; O, S; halogens) are told apart. With two molecules or more it prints
+    the similarity of each two, 1 for equal ones: the average over all pairs of their atoms, and REMatch, in which atoms
+    look for their best partners. With -o it writes vectors (atoms, entries, in DScribe's order), positions, numbers and
+    the molecule of each atom.
+
+    Args:
+        molecules: .xyz, .sdf or .mol files, or SMILES strings.
+        out: file for the vectors.
+        max_l: highest degree of the spherical harmonics, 0 to 9.
+        n_radial: radial functions for each degree, 1 to 12.
+        cutoff: where the last radial function has decayed, in Angstrom.
+        sigma: width of the Gaussian at each atom, in Angstrom.
+        alpha: of REMatch: small values count the best partners alone, large ones all pairs.
+    """
+    import numpy as np
+
+    from .files import write_arrays
+    from .soap import SoapConfig, average, dscribe_vector, rematch
+
+    if not molecules:
+        raise ConfigError("Name at least one molecule; see afmol soap --help.")
+    if out is not None and out.suffix != ".npz":
+        raise ConfigError(f"The vectors are written as .npz, not as {out.name}.")
+    config = SoapConfig(max_l=max_l, n_radial=n_radial, cutoff=cutoff, sigma=sigma)
+    atoms = [_molecule(source) for source in molecules]
+    vectors = dscribe_vector(atoms, config=config)
+    which = np.repeat(np.arange(len(atoms)), [len(a) for a in atoms])
+    for source, a in zip(molecules, atoms, strict=True):
+        print(f"{source}: {_described(a)}, {vectors.shape[1]} entries an atom")
+    if len(atoms) > 1:
+        kernels = average(vectors, which), rematch(vectors, which, alpha)
+        print("similarity: average, REMatch")
+        for i, j in zip(*np.triu_indices(len(atoms), 1), strict=True):
+            print(f"  {kernels[0][i, j]:.4f}  {kernels[1][i, j]:.4f}  {molecules[i]}, {molecules[j]}")
+    if out is not None:
+        arrays = {name: np.concatenate([getattr(a, name) for a in atoms]) for name in ("positions", "numbers")}
+        write_arrays({"vectors": vectors, "molecule": which} | arrays, out)
+        print(f"-> {out}")
 
 
 def train(config: Path, arguments: list[str]) -> None:
@@ -236,6 +289,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "predict": predict,
     "simulate": simulate,
+    "soap": soap,
     "evaluate": evaluate,
     "info": info,
 }
@@ -285,6 +339,19 @@ def _unused(stem: str, used: set[str]) -> str:
         name = f"{stem}_{n}"
     used.add(name)
     return name
+
+
+def _is_file(molecule: str) -> bool:
+    """Whether a molecule on the command line is a file, not SMILES."""
+    return Path(molecule).suffix.lower() in (".xyz", ".sdf", ".mol")
+
+
+def _molecule(molecule: str) -> "Molecule":
+    """A molecule from a file or from SMILES."""
+    from .chemistry import molecule_from_smiles
+    from .files import read_molecule
+
+    return read_molecule(molecule) if _is_file(molecule) else molecule_from_smiles(molecule)
 
 
 def _described(molecule: "Molecule") -> str:

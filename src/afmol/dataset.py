@@ -203,8 +203,10 @@ def draw_molecule(molecules: MoleculeSet, rng: np.random.Generator, config: Data
 
 
 def halogenated(molecule: Molecule, rng: np.random.Generator, most: int = 3) -> Molecule:
-    """The molecule with up to `most` hydrogens on carbon replaced by halogens, the total charge kept; at least one, unless
-    there is no such hydrogen or its place is too narrow."""
+    """The molecule with up to `most` hydrogens on carbon replaced by halogens, the total charge kept.
+
+    At least one, unless there is no such hydrogen or its place is too narrow.
+    """
     carbon, hydrogen = np.sort(molecule.bonds[(np.sort(molecule.numbers[molecule.bonds]) == [1, 6]).all(1)], axis=1).T
     swap = molecule.numbers[carbon] == 1
     carbon, hydrogen = np.where(swap, hydrogen, carbon), np.where(swap, carbon, hydrogen)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .checkpoint import DEFAULT_MODEL, load_model
 from .errors import ConfigError, ScanError
-from .files import write_molecule
+from .files import write_file, write_molecule
 from .model import ModelConfig, Ours
 from .plots import prediction_picture
 from .simulation.artefacts import resample_slices
@@ -176,12 +176,7 @@ def write_prediction(
     paths = [out / f"{name}{suffix}" for suffix in (".json", ".xyz", ".sdf", ".png")]
     make_folder(out)
     text = json.dumps(prediction_record(scan, molecule, model, depth), indent=1)
-    part = paths[0].with_name(paths[0].name + ".part")
-    try:
-        part.write_text(text + "\n")
-        os.replace(part, paths[0])
-    except OSError as error:
-        raise ConfigError(f"{paths[0]} cannot be written: {error.strerror}.") from error
+    write_file(paths[0], f"{text}\n".encode())
     write_molecule(bonded, paths[1])
     write_molecule(bonded, paths[2])
     prediction_picture(scan, bonded, paths[3], reference)

@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -27,9 +27,19 @@ from ..errors import AfmolError, ConfigError, MoleculeError, ScanError
 from ..structures import Molecule, Scan
 from .molecules import mol, read_sdf, read_xyz, sdf, xyz
 from .nanonis import Direction, read_sxm
-from .scans import Slice, Stack, assemble, gsf, h5, natural, npz, read_gsf, read_h5, read_npz
+from .scans import Slice, Stack, assemble, gsf, h5, natural, npz, packed, read_gsf, read_h5, read_npz
 
-__all__ = ["MOLECULES", "SCANS", "Direction", "read_molecule", "read_scan", "write_molecule", "write_scan"]
+__all__ = [
+    "MOLECULES",
+    "SCANS",
+    "Direction",
+    "read_molecule",
+    "read_scan",
+    "write_arrays",
+    "write_file",
+    "write_molecule",
+    "write_scan",
+]
 
 _T = TypeVar("_T")
 _Content = bytes | dict[str, bytes]
@@ -124,7 +134,7 @@ def write_scan(scan: Scan, path: str | Path) -> None:
     """
     path = Path(path)
     writers = {suffix: write for suffix, (_, write) in SCANS.items() if write is not None}
-    _write(path, _by_suffix(path, writers, ConfigError)(scan))
+    write_file(path, _by_suffix(path, writers, ConfigError)(scan))
 
 
 def read_molecule(path: str | Path) -> Molecule:
@@ -152,7 +162,37 @@ def write_molecule(molecule: Molecule, path: str | Path) -> None:
     """
     path = Path(path)
     _, write = _by_suffix(path, MOLECULES, ConfigError)
-    _write(path, write(molecule).encode())
+    write_file(path, write(molecule).encode())
+
+
+def write_file(path: str | Path, content: _Content) -> None:
+    """A file, or a folder of files, complete or not at all: written beside its place, then moved there.
+
+    Raises:
+        ConfigError: a path that cannot be written.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if isinstance(content, bytes):
+            draft.write_bytes(content)
+        else:
+            draft.mkdir()
+            for name, part in content.items():
+                (draft / name).write_bytes(part)
+        os.replace(draft, path)
+    except OSError as error:
+        hint = "choose another name or folder"
+        raise ConfigError(f"{path} cannot be written ({(error.strerror or 'error').lower()}); {hint}.") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def write_arrays(arrays: Mapping[str, Any], path: str | Path) -> None:
+    """Write a compressed .npz, complete or not at all; errors as in `write_file`."""
+    write_file(path, packed(arrays))
 
 
 def _scan_files(path: str | Path | Sequence[str | Path]) -> tuple[list[Path], str]:
@@ -223,23 +263,3 @@ def _decode(path: Path, read: Callable[[Path], _T], error_type: type[AfmolError]
         # Libraries raise nearly everything on damaged bytes; for the user it is one case.
         text = f"{path.name} cannot be read as {path.suffix.lower()}; it is damaged or something else, save it again."
         raise error_type(text) from error
-
-
-def _write(path: Path, content: _Content) -> None:
-    """A file, or a folder of files, complete or not at all: written beside its place, then moved there."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if isinstance(content, bytes):
-            draft.write_bytes(content)
-        else:
-            draft.mkdir()
-            for name, part in content.items():
-                (draft / name).write_bytes(part)
-        os.replace(draft, path)
-    except OSError as error:
-        hint = "choose another name or folder"
-        raise ConfigError(f"{path} cannot be written ({(error.strerror or 'error').lower()}); {hint}.") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            draft.unlink()

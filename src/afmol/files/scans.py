@@ -105,8 +105,13 @@ def _stack(found: Mapping[str, Any]) -> Stack:
 
 
 def npz(scan: Scan) -> bytes:
+    return packed(_arrays(scan))
+
+
+def packed(arrays: Mapping[str, Any]) -> bytes:
+    """The bytes of an .npz file."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **_arrays(scan))
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
