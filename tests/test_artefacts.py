@@ -8,13 +8,19 @@ from hypothesis.extra import numpy as hnp
 
 from afmol.simulation.artefacts import (
     background_tilt,
+    blurred,
     compressed,
     cut_outs,
     fewer_slices,
+    height_errors,
     line_noise,
+    pink_noise,
     resample_slices,
+    scan_drift,
     slice_drift,
     white_noise,
+    wider_oscillation,
+    with_neighbour,
 )
 
 SEEDED: dict[str, Callable] = {
@@ -23,10 +29,15 @@ SEEDED: dict[str, Callable] = {
     "background_tilt": lambda s, rng: background_tilt(s, 0.1, rng),
     "slice_drift": lambda s, rng: slice_drift(s, 0.7, rng),
     "cut_outs": lambda s, rng: cut_outs(s, 50, rng),
+    "pink_noise": lambda s, rng: pink_noise(s, 0.1, rng),
+    "scan_drift": lambda s, rng: scan_drift(s, 2.0, rng),
+    "height_errors": lambda s, rng: height_errors(s, 0.3, rng),
 }
 FIXED: dict[str, Callable] = {
     "compressed": lambda s, _: compressed(s, 0.3),
     "fewer_slices": lambda s, _: fewer_slices(s, 3),
+    "blurred": lambda s, _: blurred(s, 0.8),
+    "wider_oscillation": lambda s, _: wider_oscillation(s, 3),
 }
 ALL = SEEDED | FIXED
 
@@ -73,14 +84,17 @@ def test_the_generator_alone_decides(name):
     assert not np.array_equal(SEEDED[name](data, rng(4)), SEEDED[name](data, rng(5)))
 
 
-@pytest.mark.parametrize("name", ["white_noise", "line_noise", "background_tilt", "slice_drift"])
+@pytest.mark.parametrize("name", [name for name in SEEDED if name != "cut_outs"])
 def test_scale_and_offset_of_the_detector_do_not_matter(name):
     data = stack(dtype=np.float64)
     out = SEEDED[name](data, rng())
     np.testing.assert_allclose(SEEDED[name](7 * data - 40, rng()), 7 * out - 40, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("artefact", [white_noise, line_noise, background_tilt, slice_drift, cut_outs])
+@pytest.mark.parametrize(
+    "artefact",
+    [white_noise, pink_noise, line_noise, background_tilt, slice_drift, scan_drift, height_errors, cut_outs],
+)
 def test_none_of_it_is_the_identity(artefact):
     data = stack()
     np.testing.assert_array_equal(artefact(data, 0, rng()), data)
@@ -228,3 +242,83 @@ def test_resampling_at_whole_numbers_takes_those_slices():
     data = stack()
     for at in ([0], [6, 6, 0], [3, 1, 4]):
         np.testing.assert_array_equal(resample_slices(data, np.array(at, float)), data[..., at])
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2])
+def test_pink_noise_falls_with_frequency_along_the_scan(share):
+    """Power spectra of many slices, in time (x first, then y): slope -1 between decades, and the stated deviation."""
+    nx, ny, nz = 64, 50, 60
+    noise = pink_noise(np.eye(nx, ny)[..., None] * np.ones(nz), share, rng()) - np.eye(nx, ny)[..., None]
+    np.testing.assert_allclose(noise.std((0, 1)), share, rtol=1e-6)
+    power = (np.abs(np.fft.rfft(noise.transpose(1, 0, 2).reshape(-1, nz), axis=0)) ** 2).mean(1)
+    f = np.arange(1, len(power))
+    slope = np.polyfit(np.log(f), np.log(power[1:]), 1)[0]
+    assert slope == pytest.approx(-1, abs=0.05)
+
+
+def test_drift_during_a_scan_shears_a_slope_by_the_stated_amount():
+    """An image that rises with x by one a pixel then also falls along y by the drift; the middle line stays."""
+    nx, ny = 40, 21
+    slope = np.broadcast_to(np.arange(nx, dtype=float)[:, None, None], (nx, ny, 3))
+    change = (scan_drift(slope, 2.0, rng(3)) - slope)[5:-5]
+    np.testing.assert_allclose(change, np.broadcast_to(change[:1, :, :1], change.shape), atol=1e-9)
+    np.testing.assert_allclose(change[:, ny // 2], 0, atol=1e-9)
+    drifts = [np.ptp((scan_drift(slope, 2.0, rng(k)) - slope)[20, :, 0]) for k in range(400)]
+    assert np.sqrt(np.mean(np.square(drifts))) == pytest.approx(2.0, rel=0.1)
+
+
+def test_drift_during_a_scan_stretches_along_y():
+    slope = np.broadcast_to(np.arange(30, dtype=float)[None, :, None], (20, 30, 2))
+    step = np.diff(scan_drift(slope, 2.0, rng(3))[5, 5:-5, 0])
+    np.testing.assert_allclose(step, step[0], atol=1e-9)
+    assert 0.02 < abs(step[0] - 1) < 0.3
+
+
+def test_blur_spreads_a_point_by_the_stated_width_and_keeps_its_sum():
+    point = np.zeros((41, 41, 2))
+    point[20, 20] = 1
+    out = blurred(point, 2.0)
+    x = np.arange(41) - 20
+    np.testing.assert_allclose(out.sum((0, 1)), 1, atol=1e-4)
+    np.testing.assert_allclose((out.sum(1)[:, 0] * x**2).sum(), 4.0, rtol=0.02)
+
+
+def test_errors_of_heights_are_as_large_as_stated():
+    """In a stack that is its own slice number."""
+    nz = 2000
+    slices = np.broadcast_to(np.arange(nz, dtype=float), (2, 2, nz))
+    error = (height_errors(slices, 0.2, rng()) - slices)[0, 0, 5:-5]
+    assert error.std() == pytest.approx(0.2, rel=0.06)
+    assert abs(error.mean()) < 0.02
+
+
+def test_a_wider_oscillation_averages_over_heights_above():
+    slices = np.broadcast_to(np.arange(8.0), (2, 2, 8))
+    out = wider_oscillation(slices, 3)[0, 0]
+    np.testing.assert_allclose(out[2:], np.arange(2, 8) - 1)  # weights are symmetric about the slice above
+    assert out[0] == 0
+    np.testing.assert_array_equal(wider_oscillation(slices, 1), slices)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_neighbour_reaches_in_at_one_side(seed):
+    data, other = stack(), stack(seed=3)
+    change = with_neighbour(data, other, 4, rng(seed)) - data
+    touched = (change != 0).any(2)
+    nx, ny = touched.shape
+    assert touched.sum() in (4 * nx, 4 * ny)
+    sides = {
+        (4 * ny, True): (slice(0, 4), slice(None), other[-4:]),
+        (4 * ny, False): (slice(-4, None), slice(None), other[:4]),
+        (4 * nx, True): (slice(None), slice(0, 4), other[:, -4:]),
+        (4 * nx, False): (slice(None), slice(-4, None), other[:, :4]),
+    }
+    low = bool(touched[0].all() and not touched[-1].all() or touched[:, 0].all() and not touched[:, -1].all())
+    x, y, expected = sides[int(touched.sum()), low]
+    np.testing.assert_allclose(change[x, y], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_neighbours_come_from_all_four_sides_or_not_at_all():
+    data = stack()
+    assert len({with_neighbour(data, data, 3, rng(k)).tobytes() for k in range(40)}) == 4
+    np.testing.assert_array_equal(with_neighbour(data, data, 0, rng()), data)

@@ -1,7 +1,11 @@
-"""What a microscope adds to the ideal image: pure functions on stacks (nx, ny, nz), each seeded by its generator."""
+"""What a microscope adds to the ideal image: pure functions on stacks (nx, ny, nz), each seeded by its generator.
+
+x is the fast scan axis, y the slow one. The ranges given are those of usable measurements.
+"""
 
 import numpy as np
 from jaxtyping import Float
+from scipy.ndimage import gaussian_filter
 
 Stack = Float[np.ndarray, "nx ny nz"]
 
@@ -10,6 +14,20 @@ def white_noise(stack: Stack, share: float, rng: np.random.Generator) -> Stack:
     """Gaussian noise; its standard deviation is `share` of each slice's range (maximum - minimum)."""
     scale = share * np.ptp(stack, axis=(0, 1))
     return stack + scale.astype(stack.dtype) * rng.standard_normal(stack.shape, dtype=np.float32)
+
+
+def pink_noise(stack: Stack, share: float, rng: np.random.Generator) -> Stack:
+    """1/f noise in time, of drifting electronics and a changing tip: pixels of a line go together, lines less so.
+
+    Standard deviation `share` of each slice's range, 0 to 0.05.
+    """
+    nx, ny, nz = stack.shape
+    spectrum = np.fft.rfft(rng.standard_normal((nx * ny, nz)), axis=0)
+    spectrum[0] = 0  # the mean is an offset, which no reader of images minds
+    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))[:, None]
+    noise = np.fft.irfft(spectrum, nx * ny, axis=0)
+    noise *= share * np.ptp(stack, axis=(0, 1)) / noise.std(0)
+    return stack + noise.reshape(ny, nx, nz).transpose(1, 0, 2).astype(stack.dtype)
 
 
 def line_noise(stack: Stack, share: float, rng: np.random.Generator) -> Stack:
@@ -45,6 +63,57 @@ def _shifted(image: Float[np.ndarray, "nx ny"], shift: Float[np.ndarray, " 2"]) 
         weight = weight[:, None] if axis == 0 else weight[None]
         image = (1 - weight) * image.take(low, axis) + weight * image.take(low + 1, axis)
     return image
+
+
+def scan_drift(stack: Stack, pixels: float, rng: np.random.Generator) -> Stack:
+    """Drift while a slice is scanned: from its first line to its last it moves by normal(`pixels`) in x and in y, every
+    slice alike; bilinear, edges repeated. What stands in the middle line stays where it is. 0 to 2 pixels."""
+    nx, ny, _ = stack.shape
+    passed = np.linspace(-0.5, 0.5, ny)
+    drift = pixels * rng.standard_normal(2)
+    x = np.clip(np.arange(nx)[:, None] - drift[0] * passed, 0, nx - 1)
+    y = np.clip(np.broadcast_to(np.arange(ny) - drift[1] * passed, (nx, ny)), 0, ny - 1)
+    ix, iy = np.minimum(x.astype(int), nx - 2), np.minimum(y.astype(int), ny - 2)
+    wx, wy = ((t - i)[..., None].astype(stack.dtype) for t, i in ((x, ix), (y, iy)))
+    near = (1 - wy) * stack[ix, iy] + wy * stack[ix, iy + 1]
+    far = (1 - wy) * stack[ix + 1, iy] + wy * stack[ix + 1, iy + 1]
+    return (1 - wx) * near + wx * far
+
+
+def blurred(stack: Stack, width: float) -> Stack:
+    """A Gaussian of standard deviation `width` pixels over each slice: a slow loop, vibration. 0 to 0.5 A."""
+    return gaussian_filter(stack, (width, width, 0), mode="nearest")
+
+
+def height_errors(stack: Stack, share: float, rng: np.random.Generator) -> Stack:
+    """Slices at other heights than stated, by normal(`share`) of their distance (creep, a piezo that is not
+    calibrated); interpolated, the outermost slices inwards alone. 0 to 0.3."""
+    nz = stack.shape[2]
+    return resample_slices(stack, np.clip(np.arange(nz) + share * rng.standard_normal(nz), 0, nz - 1))
+
+
+def wider_oscillation(stack: Stack, slices: int) -> Stack:
+    """An amplitude larger than stated: each slice becomes the mean over itself and up to `slices` - 1 above it, weighted
+    by the half circle that the frequency shift gives to heights (Giessibl, Phys. Rev. B 56, 16010 (1997)). 1 to 5."""
+    weights = np.sqrt(1 - np.linspace(-1, 1, slices + 2)[1:-1] ** 2).astype(stack.dtype)
+    out = np.empty_like(stack)
+    for k in range(stack.shape[2]):
+        used = weights[: k + 1]
+        out[..., k] = stack[..., k - len(used) + 1 : k + 1] @ used[::-1] / used.sum()
+    return out
+
+
+def with_neighbour(stack: Stack, neighbour: Stack, rim: int, rng: np.random.Generator) -> Stack:
+    """Another molecule's stack of the same shape, of which a strip of `rim` pixels reaches in at one of the four sides.
+
+    Forces of molecules that do not touch add up, and so do frequency shifts.
+    """
+    out = stack.copy()
+    axis, low = rng.integers(2), bool(rng.integers(2))
+    here, there = (slice(0, rim), slice(-rim, None)) if low else (slice(-rim, None), slice(0, rim))
+    if rim:
+        out.swapaxes(0, axis)[here] += neighbour.swapaxes(0, axis)[there]
+    return out
 
 
 def cut_outs(stack: Stack, most: int, rng: np.random.Generator) -> Stack:
