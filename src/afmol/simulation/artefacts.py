@@ -66,8 +66,10 @@ def _shifted(image: Float[np.ndarray, "nx ny"], shift: Float[np.ndarray, " 2"]) 
 
 
 def scan_drift(stack: Stack, pixels: float, rng: np.random.Generator) -> Stack:
-    """Drift while a slice is scanned: from its first line to its last it moves by normal(`pixels`) in x and in y, every
-    slice alike; bilinear, edges repeated. What stands in the middle line stays where it is. 0 to 2 pixels."""
+    """Drift while a slice is scanned: from its first line to its last it moves by normal(`pixels`) in x and in y.
+
+    Every slice alike; bilinear, edges repeated. What stands in the middle line stays where it is. 0 to 2 pixels.
+    """
     nx, ny, _ = stack.shape
     passed = np.linspace(-0.5, 0.5, ny)
     drift = pixels * rng.standard_normal(2)
@@ -86,15 +88,20 @@ def blurred(stack: Stack, width: float) -> Stack:
 
 
 def height_errors(stack: Stack, share: float, rng: np.random.Generator) -> Stack:
-    """Slices at other heights than stated, by normal(`share`) of their distance (creep, a piezo that is not
-    calibrated); interpolated, the outermost slices inwards alone. 0 to 0.3."""
+    """Slices at other heights than stated, by normal(`share`) of their distance: creep, a piezo that is not calibrated.
+
+    Interpolated; the outermost slices can move inwards alone. 0 to 0.3.
+    """
     nz = stack.shape[2]
     return resample_slices(stack, np.clip(np.arange(nz) + share * rng.standard_normal(nz), 0, nz - 1))
 
 
 def wider_oscillation(stack: Stack, slices: int) -> Stack:
-    """An amplitude larger than stated: each slice becomes the mean over itself and up to `slices` - 1 above it, weighted
-    by the half circle that the frequency shift gives to heights (Giessibl, Phys. Rev. B 56, 16010 (1997)). 1 to 5."""
+    """An amplitude larger than stated: each slice becomes the mean over itself and up to `slices` - 1 above it.
+
+    Weighted by the half circle that the frequency shift gives to heights (Giessibl, Phys. Rev. B 56, 16010 (1997)).
+    1 (nothing) to 5 slices.
+    """
     weights = np.sqrt(1 - np.linspace(-1, 1, slices + 2)[1:-1] ** 2).astype(stack.dtype)
     out = np.empty_like(stack)
     for k in range(stack.shape[2]):
