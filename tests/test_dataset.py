@@ -506,6 +506,22 @@ def test_a_batch_of_two_is_two_batches(molecules):
     torch.testing.assert_close(both.bonds, torch.cat([first.bonds, second.bonds + n]))
 
 
+def test_buckling_moves_atoms_up_and_down_alone_and_by_the_stated_amount():
+    before, moved = chain(40), []
+    for seed in range(60):
+        plain, buckled = (lay_down(before, np.random.default_rng(seed), 0.0, 0.0, b).positions for b in (0.0, 0.2))
+        np.testing.assert_array_equal(buckled[:, :2], plain[:, :2])
+        assert buckled[:, 2].max() == 0
+        moved.append(np.std((buckled - plain)[:, 2]))
+    assert np.mean(moved) == pytest.approx(0.2, rel=0.05)
+
+
+def test_the_error_of_radii_is_as_large_as_stated():
+    scale = np.stack([random_conditions(np.random.default_rng(k), (3.0, 3.1), 0.2).radius_scale for k in range(200)])
+    assert 0.8 <= scale.min() < 0.81
+    assert 1.19 < scale.max() <= 1.2
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_halogens_take_the_place_of_hydrogens_on_carbon(seed):
     before = flat_ring()

@@ -62,6 +62,10 @@ class DataConfig:
     """Standard deviation of the tilt of a molecule against the surface, degrees."""
     bend: float = 0.3
     """Standard deviation of the bending of a molecule at 6 A from its centre, A (random force parameters only)."""
+    buckling: float = 0.0
+    """Standard deviation of each atom's height in an adsorbed molecule, A (random force parameters only)."""
+    radius_error: float = 0.08
+    """Largest relative error of a Lennard-Jones radius (random force parameters only)."""
     distance: tuple[float, float] = (2.75, 3.6)
     """Closest approach above a topmost carbon, A (nominal: 2.97 +- 0.25, as in the original data set)."""
     noise: float = 0.04
@@ -98,9 +102,12 @@ def rotation(axis: Float[np.ndarray, " 3"], angle: float) -> Float[np.ndarray, "
     return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
 
 
-def lay_down(molecule: Molecule, rng: np.random.Generator, tilt: float, bend: float = 0.0) -> Molecule:
+def lay_down(
+    molecule: Molecule, rng: np.random.Generator, tilt: float, bend: float = 0.0, buckling: float = 0.0
+) -> Molecule:
     """The molecule as on a surface: its largest plane down, either face up, any direction, tilted (degrees, standard
-    deviation), bent (A at 6 A from the centre); centred in x and y, the topmost nucleus at z = 0."""
+    deviation), bent (A at 6 A from the centre), buckled (A, atom by atom); centred in x and y, the topmost nucleus at
+    z = 0."""
     centred = molecule.positions - molecule.positions.mean(0)
     axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
     if np.linalg.det(axes) < 0:  # a proper rotation: chirality is kept
@@ -113,6 +120,8 @@ def lay_down(molecule: Molecule, rng: np.random.Generator, tilt: float, bend: fl
     p = p @ rotation(np.array([np.cos(towards), np.sin(towards), 0.0]), np.deg2rad(tilt) * rng.standard_normal()).T
     a, b, c = bend / 36 * rng.standard_normal(3)
     p[:, 2] += a * p[:, 0] ** 2 + b * p[:, 0] * p[:, 1] + c * p[:, 1] ** 2
+    if buckling:
+        p[:, 2] += buckling * rng.standard_normal(len(p))
     p[:, 2] -= p[:, 2].max()
     return replace(molecule, positions=p)
 
@@ -137,7 +146,9 @@ def nominal_conditions(rng: np.random.Generator) -> Conditions:
     return Conditions(Tip(), STANDARD_DISTANCE + rng.uniform(-0.25, 0.25), 0.1, 1.0, ones, ones)
 
 
-def random_conditions(rng: np.random.Generator, distance: tuple[float, float]) -> Conditions:
+def random_conditions(
+    rng: np.random.Generator, distance: tuple[float, float], radius_error: float = DataConfig.radius_error
+) -> Conditions:
     """Ranges of real tips and of how wrong the force model may be (see the module's text)."""
     step = rng.uniform(0.06, 0.14)
     steps = int(np.clip(round(rng.uniform(0.4, 1.4) / step), 4, 14))
@@ -151,7 +162,7 @@ def random_conditions(rng: np.random.Generator, distance: tuple[float, float]) -
         rng.uniform(*distance),
         step,
         rng.uniform(0, 1.2),
-        rng.uniform(0.92, 1.08, len(ELEMENTS)),
+        rng.uniform(1 - radius_error, 1 + radius_error, len(ELEMENTS)),
         np.exp(rng.uniform(-np.log(2), np.log(2), len(ELEMENTS))),
     )
 
@@ -237,8 +248,12 @@ def make_sample(
     molecule = draw_molecule(molecules, rng, config)
     if config.halogenated_share and rng.random() < config.halogenated_share:
         molecule = halogenated(molecule, rng)
-    molecule = lay_down(molecule, rng, config.tilt, 0.0 if nominal else config.bend * rng.random())
-    conditions = nominal_conditions(rng) if nominal else random_conditions(rng, config.distance)
+    if nominal:
+        molecule, conditions = lay_down(molecule, rng, config.tilt), nominal_conditions(rng)
+    else:
+        bend, buckling = config.bend * rng.random(), config.buckling * rng.random()
+        molecule = lay_down(molecule, rng, config.tilt, bend, buckling)
+        conditions = random_conditions(rng, config.distance, config.radius_error)
     size = window * config.pixel
     spare = np.abs(np.ptp(molecule.positions[:, :2], axis=0) + 3.0 - size) / 2
     origin = -size / 2 + rng.uniform(-1, 1, 2) * (spare + 1.0)
