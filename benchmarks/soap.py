@@ -17,11 +17,11 @@ import argparse
 import importlib.util
 import multiprocessing
 import os
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,20 +82,26 @@ def ours(n_atoms: int, n_molecules: int, dtype: torch.dtype, backend: str, threa
     return len(positions) / without, len(positions) / seconds(gradient)
 
 
-def memory(n_atoms: int, n_molecules: int, dtype: torch.dtype, backend: str, gradient: bool) -> float:
-    """Memory that a centre takes at most, bytes; in a process of its own."""
+def peak() -> int:
+    """Most memory that this process has held so far, bytes (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def memory(n_atoms: int, n_molecules: int, backend: str, gradient: bool) -> float:
+    """Memory that a centre takes at most, bytes, float64; in a process of its own."""
 
     def run(n: int) -> None:
-        positions, labels, molecule = patches(n_atoms, n, dtype)
+        positions, labels, molecule = patches(n_atoms, n)
         p = dscribe_vector(positions.requires_grad_(gradient), labels, molecule, backend=backend)
         if gradient:
             p.backward(p.detach())
 
     torch.set_num_threads(1)
     run(2)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     run(n_molecules)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (n_atoms * n_molecules)
+    return (peak() - before) / (n_atoms * n_molecules)
 
 
 _molecules: list[Any] = []
@@ -187,6 +193,8 @@ def on_the_cpu(n_molecules: int) -> None:
     if ratios:
         table(f"numba, float64, {cores} threads, by the peer's best figure", ratios)
 
+    if not Path("/proc/self/status").exists():
+        return
     rows = {}
     context = multiprocessing.get_context("spawn")
     for backend in ("torch", "numba"):
@@ -194,8 +202,7 @@ def on_the_cpu(n_molecules: int) -> None:
             row = []
             for n in ATOMS:
                 with ProcessPoolExecutor(1, context) as pool:
-                    arguments = (n, n_molecules, torch.float64, backend, gradient)
-                    row.append(f"{pool.submit(memory, *arguments).result() / 1000:.1f}")
+                    row.append(f"{pool.submit(memory, n, n_molecules, backend, gradient).result() / 1000:.1f}")
             rows[f"{backend}, {'gradient' if gradient else 'forward'}"] = row
     table("memory, kB a centre, float64 (the vector: 2.9)", rows)
 

@@ -373,6 +373,21 @@ def test_arrays_give_arrays_and_tensors_tensors_of_the_same_precision():
         np.testing.assert_array_equal(tensor.numpy(), ours)
 
 
+def test_probabilities_that_are_to_be_learned_may_come_with_arrays():
+    positions, _ = atoms(0, 3, 5)
+    species = torch.full((3, 5), 0.2, dtype=torch.float64, requires_grad=True)
+    p = dscribe_vector(positions, species)
+    assert (torch.autograd.grad(p.sum(), species)[0] > 0).any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_takes_no_digits_away(backend):
+    positions, labels = (torch.from_numpy(a) for a in atoms(0, 10, 5))
+    plain = dscribe_vector(positions.float(), labels, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(dscribe_vector(positions.float(), labels, backend=backend), plain)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_atoms_have_no_spectra(backend):
     positions = torch.zeros(0, 3, requires_grad=True)

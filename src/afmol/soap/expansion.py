@@ -31,8 +31,8 @@ from torch.utils.checkpoint import checkpoint
 from .atoms import PackedAtoms
 from .basis import SoapConfig, harmonic_recursion, prefactor, products, radial_basis
 
-CHUNK = 2**25
-"""Numbers that the intermediate results of one chunk of centres may hold, about."""
+CHUNK, CHUNK_ON_DEVICE = 2**25, 2**28
+"""Numbers that the intermediate results of one chunk of centres may hold, about, on the CPU and elsewhere."""
 
 
 class Constants(NamedTuple):
@@ -74,26 +74,29 @@ def constants(config: SoapConfig, padded: bool, dtype: torch.dtype, device: torc
 
 
 def spectrum(
-    atoms: PackedAtoms, config: SoapConfig, padded: bool, expected: bool = False, chunk: int = CHUNK
+    atoms: PackedAtoms, config: SoapConfig, padded: bool, expected: bool = False, chunk: int | None = None
 ) -> Float[Tensor, "n k"]:
     """The power spectrum of each atom of `atoms`, in the report's layout or DScribe's, see basis.products.
 
     Chunks of centres bound the memory, of the gradient too: beyond one chunk intermediate results are not stored but
-    computed again.
+    computed again. The precision is that of the positions, under torch.autocast too; where matrix products may be in
+    TF32 (not torch's default), float32 has but three digits.
     """
     positions, probabilities = atoms.positions, atoms.probabilities
+    chunk = chunk or (CHUNK if positions.device.type == "cpu" else CHUNK_ON_DEVICE)
     first, count = (torch.from_numpy(t).to(positions.device) for t in (atoms.first, atoms.count))
     setting = constants(config, padded, positions.dtype, positions.device)
     parts = []
     bounds = list(_chunks(atoms, config, chunk))
-    for start, stop, neighbours in bounds:
-        centres = torch.arange(start, stop, device=positions.device)
-        slots = torch.arange(neighbours, device=positions.device)
-        arguments = (positions, probabilities, centres, first[start:stop], count[start:stop], slots, setting, expected)
-        if len(bounds) > 1 and torch.is_grad_enabled():
-            parts.append(checkpoint(spectrum_of_centres, *arguments, use_reentrant=False))
-        else:
-            parts.append(spectrum_of_centres(*arguments))
+    again = len(bounds) > 1 and torch.is_grad_enabled()
+    with torch.autocast(positions.device.type, enabled=False):
+        for start, stop, neighbours in bounds:
+            centres = torch.arange(start, stop, device=positions.device)
+            slots = torch.arange(neighbours, device=positions.device)
+            own = positions, probabilities, centres, first[start:stop], count[start:stop], slots, setting, expected
+            parts.append(
+                checkpoint(spectrum_of_centres, *own, use_reentrant=False) if again else spectrum_of_centres(*own)
+            )
     return torch.cat(parts)
 
 
@@ -132,9 +135,9 @@ def spectrum_of_centres(
     """
     present: Bool[Tensor, "c j"] = slots < count[:, None]
     j = first[:, None] + torch.where(present, slots, 0)
-    r = positions[j] - positions[centres, None]
+    r = _rows(positions, j) - positions.index_select(0, centres)[:, None]
     r2 = r.square().sum(-1, keepdim=True)
-    weight = probabilities[j] * (present[..., None] & (r2 <= setting.reach2))
+    weight = _rows(probabilities, j) * (present[..., None] & (r2 <= setting.reach2))
     p = []
     for degree, harmonics in enumerate(solid_harmonics(r, r2, setting)):
         gaussian = torch.exp(-setting.decay[degree] * r2)
@@ -146,7 +149,12 @@ def spectrum_of_centres(
             squares = r2**degree * (2 * degree + 1) / (4 * pi)
             product = product + _label_noise(squares, gaussian @ setting.mixing[degree].mT, weight)
         p.append(setting.factor[degree] * product)
-    return torch.stack(p, 1).flatten(1)[:, setting.entries]
+    return torch.stack(p, 1).flatten(1).index_select(1, setting.entries)
+
+
+def _rows(table: Float[Tensor, "n w"], index: Int[Tensor, "c j"]) -> Float[Tensor, "c j w"]:
+    """Rows of a table; the gradient of index_select is a plain sum, that of table[index] sorts first."""
+    return table.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def _label_noise(

@@ -180,6 +180,10 @@ class Tables(NamedTuple):
 
     entries: np.ndarray
     """(3, entries): l, and where the coefficients of (Z, n, l) and (Z', n', l) start."""
+    rows: np.ndarray
+    """(4, Z * n * l): l, where these coefficients start, first and last (exclusive) of its terms."""
+    terms: np.ndarray
+    """(2, 2 * entries): entries in which a row occurs, and where the coefficients of the other factor start."""
     decay: np.ndarray
     """(l, n), times log2 e."""
     mixing: np.ndarray
@@ -202,7 +206,8 @@ class Tables(NamedTuple):
     """Lowest exponent of 2."""
     shift: Any
     """Added to a whole number, it leaves that number's exponent in the lowest bits."""
-    log2: Any
+    ln2: Any
+    """Natural logarithm of 2."""
 
 
 jit: Any = njit(nogil=True, error_model="numpy")
@@ -363,7 +368,7 @@ def _expand_backward(j, r2, probabilities, tables, all_species, s, d_bare, ds, s
     for degree in range(n_l):
         for n in range(n_radial):
             gaussian = _gaussian(degree, n, r2, tables)
-            slope = spread(-tables.decay[degree, n] * tables.log2)
+            slope = spread(-tables.decay[degree, n] * tables.ln2)
             for species in range(probabilities.shape[1]):
                 if not all_species and probabilities[j, species] == 0:
                     continue
@@ -382,18 +387,21 @@ def _expand_backward(j, r2, probabilities, tables, all_species, s, d_bare, ds, s
 @jit
 def _multiply_backward(block, tables, dp, c, dc, p):
     """Fill `dc` with dL/dc, 0 for lanes too many; `p` is room for dL/dp."""
-    dc[:] = 0
+    entries, rows, terms = tables.entries, tables.rows, tables.terms
     p[:] = 0
     for lane in range(block[1] - block[0]):
         row = dp[block[0] + lane]
         for k in range(row.size):
             p[k * LANES + lane] = row[k]
-    for k in range(tables.entries.shape[1]):
-        degree, left, right = tables.entries[0, k], tables.entries[1, k], tables.entries[2, k]
-        d = spread(tables.factor[degree]) * load(p, k * LANES)
+    for k in range(entries.shape[1]):
+        store(p, k * LANES, spread(tables.factor[entries[0, k]]) * load(p, k * LANES))
+    for q in range(rows.shape[1]):
+        degree, row, start, stop = rows[0, q], rows[1, q], rows[2, q], rows[3, q]
         for m in range(0, (2 * degree + 1) * LANES, LANES):
-            store(dc, left + m, load(dc, left + m) + d * load(c, right + m))
-            store(dc, right + m, load(dc, right + m) + d * load(c, left + m))
+            value = load(p, terms[0, start]) * load(c, terms[1, start] + m)
+            for t in range(start + 1, stop):
+                value = value + load(p, terms[0, t]) * load(c, terms[1, t] + m)
+            store(dc, row + m, value)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -519,12 +527,23 @@ def _tables(config: SoapConfig, padded: bool, dtype: np.dtype) -> Tables:
     starts = [_row.py_func(k // n_radial, degree, k % n_radial, n_l, n_radial) for k in factors]
     mantissa, exponents, terms = (52, 1022, 10) if dtype == np.float64 else (23, 126, 6)
     power = Chebyshev.interpolate(np.exp2, terms, domain=[-0.5, 0.5]).convert(kind=Polynomial).coef[::-1]
+    entries = np.stack([degree, *starts])
     constants = (
         *(basis.decay / log(2), basis.mixing, basis.mixing.transpose(0, 2, 1), *harmonic_recursion(config.max_l)),
         *(prefactor(config.max_l), power),
         *(0, 1, config.reach**2, -exponents, 1.5 * 2**mantissa + exponents + 1, log(2)),
     )
-    return Tables(np.stack([degree, *starts]), *(np.asarray(c, dtype, order="C")[()] for c in constants))
+    return Tables(entries, *_occurrences(entries), *(np.asarray(c, dtype, order="C")[()] for c in constants))
+
+
+def _occurrences(entries: Int[np.ndarray, "3 k"]) -> tuple[Int[np.ndarray, "4 r"], Int[np.ndarray, "2 t"]]:
+    """Tables.rows and Tables.terms: the same products, sorted by each of their factors."""
+    degree, left, right = entries
+    row, other = np.concatenate([left, right]), np.concatenate([right, left])
+    order = np.argsort(row, kind="stable")
+    terms = np.stack([order % len(left) * LANES, other[order]])
+    rows, start, count = np.unique(row[order], return_index=True, return_counts=True)
+    return np.stack([np.tile(degree, 2)[order][start], rows, start, start + count]), terms
 
 
 def _blocks(atoms: PackedAtoms) -> Int[np.ndarray, "b 4"]:

@@ -35,20 +35,20 @@ def power_spectrum(
     """SOAP power spectrum p_nn'l^ZZ' around each atom, in the report's padded layout.
 
     Args:
-        positions: (atoms, 3), A, float32 or float64, in which precision everything is computed. Or a Molecule, an
+        positions: (atoms, 3), A, float32 or float64, which is the precision of the result too. Or a Molecule, an
             ase.Atoms, or a list of such: `species` are then the five classes of elements, or the class probabilities
             of a predicted Molecule; cells are left out of account.
         species: labels from 0, (atoms,) integers, or probabilities, (atoms, n_species).
         molecule: which molecule each atom belongs to, (atoms,) integers, in any order; None: all to one.
         config: what is expanded and how far.
         expected: with probabilities, the mean over all labels drawn independently from them instead of the spectrum
-            of the mean density.
-        backend: "torch", the reference, on any device; "numba", a kernel for the CPU; "auto", numba on the CPU.
+            of the mean density. On the reference path alone.
+        backend: "torch", the reference, on any device; "numba", a kernel for the CPU; "auto", numba where possible.
 
     Returns:
         (atoms, pairs, n, n', l): pairs Z <= Z' ascending, (0, 0), (0, 1) ... (1, 1) ...; blocks of one species are
-        symmetric in n, n'. numpy where no tensor of positions was given, else torch, and differentiable (twice) in
-        positions and probabilities, at coincident and single atoms too.
+        symmetric in n, n'. numpy where neither positions nor species were tensors, else torch, and differentiable
+        (as often as one likes) in positions and probabilities, at coincident and single atoms too.
 
     Raises:
         MoleculeError: atoms that cannot be described, see `pack`.
@@ -98,7 +98,7 @@ def _entries(
         p = expansion.spectrum(atoms, config, padded, expected).to(dtype)
     p = p if atoms.place is None else p[torch.from_numpy(atoms.place).to(p.device)]
     p = p.unflatten(1, config.padded_shape) if padded else p
-    return p if isinstance(positions, Tensor) else p.numpy()
+    return p if isinstance(positions, Tensor) or isinstance(species, Tensor) else p.numpy()
 
 
 def _with_kernel(backend: str, expected: bool, positions: Tensor) -> bool:
