@@ -304,6 +304,17 @@ def test_the_kernel_gives_the_same_on_several_threads(monkeypatch):
     assert error(results[1][1], results[0][1]) <= 1e-14
 
 
+def test_inference_first_and_gradients_later():
+    """Cached constants that were made in inference mode could not take part in a gradient."""
+    config = SoapConfig(n_species=2, max_l=1, n_radial=2, cutoff=3.21)
+    positions, labels = (torch.from_numpy(a) for a in atoms(0, 5, 2))
+    with torch.inference_mode():
+        first = dscribe_vector(positions, labels, config=config, backend="torch")
+    later = dscribe_vector(positions.requires_grad_(), labels, config=config, backend="torch")
+    assert torch.equal(first, later)
+    later.sum().backward()
+
+
 def test_chunks_change_nothing():
     positions = torch.from_numpy(atoms(0, 40, 2)[0]).requires_grad_()
     species = torch.from_numpy(probabilities(0, 40, 2)).requires_grad_()

@@ -53,7 +53,12 @@ class Constants(NamedTuple):
 @lru_cache
 def constants(config: SoapConfig, padded: bool, dtype: torch.dtype, device: torch.device) -> Constants:
     """The constants for a setting, layout, precision and device."""
+    # what is first needed in inference mode may later be needed for a gradient
+    with torch.inference_mode(False):
+        return _constants(config, padded, dtype, device)
 
+
+def _constants(config: SoapConfig, padded: bool, dtype: torch.dtype, device: torch.device) -> Constants:
     def tensor(array: Float[np.ndarray, "..."]) -> Float[Tensor, "..."]:
         return torch.as_tensor(array, dtype=dtype, device=device)
 
