@@ -202,7 +202,7 @@ def soap(
 def train(config: Path, arguments: list[str]) -> None:
     """Train a model from a TOML configuration; any field can be set on the command line.
 
-    Example: afmol train configs/base.toml --steps 100 --out runs/try
+    Example: afmol train configs/pretrain.toml --steps 100 --out runs/try
     """
     from .checkpoint import config_from_toml
     from .plots import loss_plot
