@@ -1,6 +1,9 @@
 """From a molecule to a stack: the tip, the scanned grid, and the frequency shift from the forces."""
 
+import os
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -8,13 +11,15 @@ from jaxtyping import Float
 from ..elements import BY_SYMBOL, table
 from ..errors import ConfigError, MoleculeError, ScanError
 from ..structures import Molecule, Scan
-from .forces import EV_PER_SQUARE_ANGSTROM, TIP_CHARGES, coulomb_terms, lennard_jones_terms
-from .probe import vertical_force, vertical_force_parallel
+from .forces import EV_PER_SQUARE_ANGSTROM, SPRING_UNITS, TIP_CHARGES, coulomb_terms, lennard_jones_terms
+from .probe import relaxed_forces, scene
 
 STANDARD_DISTANCE = 2.97
 """Closest approach of the unrelaxed probe above a topmost carbon, A (distAbove 5.3 A of the original data set)."""
 CLOSEST = 1.0
 """The unrelaxed probe stays this far above the topmost nucleus, A; below, the model means nothing."""
+OVERLAP = 0.5
+"""Atoms closer than this, A, are a mistake: no bond is shorter than 0.7 A."""
 CARBON_RADIUS = BY_SYMBOL["C"].lj_radius
 
 
@@ -46,6 +51,8 @@ class Tip:
     """Resonance frequency of the cantilever, Hz."""
     cantilever_stiffness: float = 1800.0
     """N/m."""
+    weights: Literal["ppafm", "exact"] = "ppafm"
+    """How forces become a frequency shift: ppafm's sum, comparable with its images, or Giessibl's integral."""
 
     def __post_init__(self) -> None:
         if len(self.charges) != len(self.charge_offsets) or len(self.charges) > TIP_CHARGES:
@@ -55,10 +62,13 @@ class Tip:
         positive = (self.amplitude, self.stiffness, self.radial_stiffness, self.bond_length, self.cantilever_stiffness)
         if not all(value > 0 for value in positive):
             raise ConfigError("Amplitude, stiffnesses and bond length of a tip must be positive.")
+        if self.weights not in ("ppafm", "exact"):
+            raise ConfigError(f"The weights of a tip are 'ppafm' or 'exact', not {self.weights!r}.")
 
 
 TIPS = {"co": Tip(), "xe": Tip(probe_radius=2.1815, probe_depth=0.024344, charges=(0.3,), charge_offsets=(0.0,))}
-"""Presets. Xe: Lennard-Jones parameters as above, one positive charge."""
+"""Presets. CO: the original data set. Both Lennard-Jones: atomtypes.ini of ppafm. The charge of Xe, +0.3 e,
+is our choice; SINGROUP/ED-AFM (generate_data.py) has a quadrupole, 30, -60, 30 e at 0.1, 0, -0.1 A, instead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +88,15 @@ class Grid:
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or not all(side > 0 for side in self.size) or len(self.heights) == 0:
             raise ConfigError("A grid needs at least one pixel a side, a positive size and one height.")
-        if not (np.diff(self.heights) < 0).all():
+        if not np.isfinite(self.heights).all() or not (np.diff(self.heights) < 0).all():
             raise ConfigError("The heights of a grid must descend.")
+
+    @property
+    def centres(self) -> tuple[Float[np.ndarray, " nx"], Float[np.ndarray, " ny"]]:
+        """x and y of the pixels' centres, A."""
+        sides = zip(self.origin, self.size, self.shape, strict=True)
+        x, y = (start + (np.arange(n) + 0.5) * length / n for start, length, n in sides)
+        return x, y
 
 
 def standard_heights(molecule: Molecule, tip: Tip, distance: float, slices: int = 10, step: float = 0.1) -> np.ndarray:
@@ -130,15 +147,60 @@ def frequency_shift_weights(steps: int, step: float) -> Float[np.ndarray, " step
     return w / (np.sum(np.linspace(-1, 1, steps) * w) * steps * step)
 
 
-def _force_heights(grid: Grid, tip: Tip) -> tuple[np.ndarray, np.ndarray]:
-    """Tip heights (m,) at which the force is needed, descending, and the weights (m, nz) that turn it into slices."""
+@lru_cache(maxsize=16)
+def giessibl_weights(steps: int, step: float) -> Float[np.ndarray, " steps_and_one"]:
+    """Weights w (1/A) with df = (f0 / k) sum_j w_j F(z_j), z_j = `steps + 1` heights, far to close, `step` apart.
+
+    The heights span the oscillation, of amplitude A = steps step / 2 about the middle z, and w is exact for the cubic
+    spline through the forces:
+
+        df = -f0 / (pi k A) int_-1^1 F(z + A t) t / sqrt(1 - t^2) dt       Giessibl, Phys. Rev. B 56, 16010 (1997)
+
+    by Gauss-Chebyshev quadrature of the spline, at as many points as double precision needs.
+    """
+    from scipy.interpolate import CubicSpline
+
+    amplitude, points = steps * step / 2, 4000
+    t = np.cos(np.pi * (np.arange(points) + 0.5) / points)
+    forces = CubicSpline(np.linspace(-1, 1, steps + 1), np.eye(steps + 1))(t)  # of each height alone
+    return (-(t @ forces) / (points * amplitude))[::-1].copy()
+
+
+def force_heights(grid: Grid, tip: Tip) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m nz"]]:
+    """Tip heights at which the force is needed, descending, A, and the weights that make slices of it, Hz A/eV."""
     step = tip.amplitude / tip.steps
-    wanted = grid.heights[:, None] + step * np.arange(tip.steps - 1, -1, -1)
+    w = frequency_shift_weights(tip.steps, step) if tip.weights == "ppafm" else giessibl_weights(tip.steps, step)
+    wanted = grid.heights[:, None] + step * np.arange(len(w) - 1, -1, -1)
     keys, place = np.unique(np.round(-wanted / 1e-6).astype(np.int64), return_inverse=True)
     weights = np.zeros((len(keys), len(grid.heights)))
-    w = frequency_shift_weights(tip.steps, step) * EV_PER_SQUARE_ANGSTROM * tip.frequency / tip.cantilever_stiffness
+    w = w * EV_PER_SQUARE_ANGSTROM * tip.frequency / tip.cantilever_stiffness
     np.add.at(weights, (place.reshape(wanted.shape), np.arange(len(grid.heights))[:, None]), w[None])
     return -keys * 1e-6, weights
+
+
+def check_scene(
+    positions: Float[np.ndarray, "n 3"], parameters: Float[np.ndarray, "n 3"], grid: Grid, bond_length: float
+) -> None:
+    """Refuse atoms, their charges, radii and depths, or a grid that cannot be simulated.
+
+    Raises:
+        MoleculeError: atoms on top of each other, numbers that are not finite, radii or depths below 0.
+        ScanError: the tip would go into the molecule.
+    """
+    if not np.isfinite(positions).all() or not np.isfinite(parameters).all():
+        raise MoleculeError("Positions, charges, radii and depths of atoms must be finite numbers.")
+    if (parameters[:, 1:] < 0).any():
+        raise MoleculeError("Lennard-Jones radii and depths must not be negative.")
+    apart = np.square(positions[:, None] - positions).sum(-1)
+    apart.flat[:: len(positions) + 1] = np.inf
+    if apart.min() < OVERLAP**2:
+        i, j = np.unravel_index(apart.argmin(), apart.shape)
+        raise MoleculeError(
+            f"Atoms {i} and {j} (from 0) are {apart.min() ** 0.5:.2g} A apart; remove one, or give positions in A."
+        )
+    if grid.heights[-1] - bond_length < positions[:, 2].max() + CLOSEST:
+        least = bond_length + CLOSEST
+        raise ScanError(f"The tip would go into the molecule; its end must stay {least:g} A above the topmost atom.")
 
 
 def simulate(
@@ -158,48 +220,39 @@ def simulate(
         grid: where to scan; `grid_around(molecule, tip)` if None.
         lj_radius, lj_depth: Lennard-Jones parameters of each atom (A, eV) in place of the elements' own.
         dtype: np.float32 or np.float64.
-        parallel: use all cores; must be False where several threads call `simulate`.
+        parallel: use all cores; False where several threads or processes call `simulate`.
 
     Raises:
-        MoleculeError: no atoms. ScanError: the tip would go into the molecule.
+        MoleculeError: no atoms, atoms on top of each other, numbers that are not finite or not one an atom.
+        ScanError: the tip would go into the molecule.
     """
-    if len(molecule) == 0:
+    n = len(molecule)
+    if n == 0:
         raise MoleculeError("A molecule without atoms cannot be simulated.")
     grid = grid or grid_around(molecule, tip)
-    heights, weights = _force_heights(grid, tip)
+    charges = np.zeros(n) if molecule.charges is None else molecule.charges
     radius = table("lj_radius")[molecule.numbers] if lj_radius is None else lj_radius
     depth = table("lj_depth")[molecule.numbers] if lj_depth is None else lj_depth
-    if grid.heights[-1] - tip.bond_length < molecule.positions[:, 2].max() + CLOSEST:
-        least = tip.bond_length + CLOSEST
-        raise ScanError(f"The tip would go into the molecule; its end must stay {least:g} A above the topmost atom.")
+    if len(radius) != n or len(depth) != n:
+        raise MoleculeError(f"{n} atoms need {n} Lennard-Jones radii and depths, not {len(radius)} and {len(depth)}.")
+    check_scene(molecule.positions, np.stack([charges, radius, depth], 1), grid, tip.bond_length)
 
+    heights, weights = force_heights(grid, tip)
     # Coordinates relative to the molecule keep float32 accurate wherever the user's origin is.
     centre = molecule.positions.mean(0)
-    atom_x, atom_y, atom_z = np.ascontiguousarray((molecule.positions - centre).T.astype(dtype))
-    charges = np.zeros(len(molecule)) if molecule.charges is None else molecule.charges
-    q, charge_z = coulomb_terms(charges, tip.charges, tip.charge_offsets)
-    x = grid.origin[0] + (np.arange(grid.shape[0]) + 0.5) * grid.size[0] / grid.shape[0] + tip.offset[0] - centre[0]
-    y = grid.origin[1] + (np.arange(grid.shape[1]) + 0.5) * grid.size[1] / grid.shape[1] + tip.offset[1] - centre[1]
-    # float32 forces are exact to about 5e-6 eV/A: the quadrupole's charges nearly cancel
-    tolerance = 2e-5 if dtype is np.float32 else 1e-9
-    force = np.empty((*grid.shape, len(heights)), dtype)
-    run = vertical_force_parallel if parallel else vertical_force
-    run(
-        x.astype(dtype),
-        y.astype(dtype),
-        (heights - centre[2]).astype(dtype),
-        dtype(tip.stiffness / EV_PER_SQUARE_ANGSTROM),
-        dtype(tip.radial_stiffness / EV_PER_SQUARE_ANGSTROM),
-        dtype(tip.bond_length),
-        atom_x,
-        atom_y,
-        atom_z,
-        lennard_jones_terms(radius, depth, tip.probe_radius, tip.probe_depth).astype(dtype),
-        q.astype(dtype),
-        charge_z.astype(dtype),
-        np.array([tolerance, 0.3, 2e-3, 3.0], dtype),
-        force,
+    x, y = grid.centres
+    here = scene(
+        x + tip.offset[0] - centre[0],
+        y + tip.offset[1] - centre[1],
+        heights - centre[2],
+        molecule.positions - centre,
+        *lennard_jones_terms(radius, depth, tip.probe_radius, tip.probe_depth),
+        coulomb_terms(charges, np.array(tip.charges)),
+        np.array(tip.charge_offsets),
+        np.array([tip.stiffness, tip.radial_stiffness, tip.bond_length]) / SPRING_UNITS,
+        dtype,
     )
+    (force,), _ = relaxed_forces([here], (os.cpu_count() or 1) if parallel else 1)
     # einsum, not @: the threads of a BLAS would go on spinning on the cores that the next image needs
     df = np.einsum("xyk,kz->xyz", force, weights.astype(dtype))
     return Scan(df, grid.size, grid.heights, molecule.name or "simulated")

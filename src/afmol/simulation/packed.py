@@ -1,0 +1,258 @@
+"""Stacks of many molecules at once, as torch tensors with a gradient: what a fit of a structure to an image needs.
+
+Two engines for one model: kernels for the CPU (probe.py), plain torch for any device (relaxation.py). Both find the
+relaxed probe first and take the gradient from the implicit function theorem.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..errors import ConfigError, MoleculeError
+from .afm import TIPS, Grid, Tip, check_scene, force_heights
+from .forces import SPRING_UNITS, coulomb_terms, lennard_jones_terms
+from .probe import SOFTEST_GRADIENT, Scene, relaxed_forces, relaxed_forces_product, scene
+from .relaxation import CHUNK, Model, Where, product, relaxed
+
+JUMP = 0.1
+"""A probe that moves this far, A, off the mean of the tangents of its path at two heights has jumped between them."""
+
+
+class TipParameters(NamedTuple):
+    """The parameters of a tip that a stack can be differentiated by; units and meaning as in `Tip`."""
+
+    probe_radius: Float[Tensor, ""]
+    probe_depth: Float[Tensor, ""]
+    charges: Float[Tensor, " t"]
+    charge_offsets: Float[Tensor, " t"]
+    stiffness: Float[Tensor, ""]
+    radial_stiffness: Float[Tensor, ""]
+    bond_length: Float[Tensor, ""]
+    offset: Float[Tensor, " 2"]
+
+    @classmethod
+    def of(cls, tip: Tip, like: Tensor | None = None) -> "TipParameters":
+        """Those of `tip`, in the precision and on the device of `like`."""
+        like = torch.zeros(0) if like is None else like
+        return cls(*(torch.tensor(getattr(tip, name), dtype=like.dtype, device=like.device) for name in cls._fields))
+
+
+def stacks(
+    positions: Tensor,
+    charges: Tensor,
+    lj_radius: Tensor,
+    lj_depth: Tensor,
+    molecule: Tensor,
+    grids: Grid | Sequence[Grid],
+    tip: Tip = TIPS["co"],
+    parameters: TipParameters | None = None,
+    *,
+    backend: str = "auto",
+) -> Float[Tensor, "molecule nx ny nz"]:
+    """Frequency-shift stacks (Hz) of packed molecules, differentiable (once) in all tensors.
+
+    Args:
+        positions: (atoms, 3), A, float32 or float64, in which everything is computed.
+        charges, lj_radius, lj_depth: (atoms,), e, A, eV.
+        molecule: (atoms,), integers from 0 in any order: to which molecule each atom belongs.
+        grids: where to scan each molecule, of one shape and number of slices; or one grid for all.
+        tip: what images the molecules.
+        parameters: take the place of the tip's own.
+        backend: "torch", the reference, on any device; "numba", kernels for the CPU; "auto", numba on the CPU.
+
+    A gradient at a point where the probe snaps, see `snaps`, is finite and means little.
+
+    Raises:
+        MoleculeError: tensors that do not fit together, numbers that are not finite, atoms on top of each other.
+        ScanError: the tip would go into a molecule. ConfigError: grids that do not fit together, or a backend that
+        cannot be used.
+    """
+    setup = _setup(positions, charges, lj_radius, lj_depth, molecule, grids, tip, parameters)
+    force = _VerticalForce.apply(*setup.model, setup, _with_kernel(backend, positions))
+    return torch.einsum("mxyk,mkz->mxyz", force, setup.weights)
+
+
+def snaps(
+    positions: Tensor,
+    charges: Tensor,
+    lj_radius: Tensor,
+    lj_depth: Tensor,
+    molecule: Tensor,
+    grids: Grid | Sequence[Grid],
+    tip: Tip = TIPS["co"],
+    parameters: TipParameters | None = None,
+    *,
+    backend: str = "auto",
+) -> Bool[Tensor, "molecule nx ny nz"]:
+    """Where the probe jumps, or is about to, at a height that counts in a slice: images are discontinuous there.
+
+    A probe has jumped when it moved from one height to the next by JUMP more than the implicit function theorem has it
+    move at either; it is about to when the smallest lateral curvature of the energy is below `probe.SOFTEST_GRADIENT`,
+    so that gradients are not exact. Arguments and errors are those of `stacks`.
+    """
+    setup = _setup(positions, charges, lj_radius, lj_depth, molecule, grids, tip, parameters)
+    with torch.no_grad():
+        _, probe = _relaxed(setup, _with_kernel(backend, positions), True)
+        u, response, curvature = probe.split((3, 3, 1), dim=-1)
+        down = -setup.where.heights.diff()[:, None, None, :, None]
+        expected = (response[..., 1:, :] + response[..., :-1, :]) / 2 * down
+        snapped = curvature[..., 0] < SOFTEST_GRADIENT
+        snapped[..., 1:] |= (u.diff(dim=-2) - expected).norm(dim=-1) > JUMP
+        return torch.einsum("mxyk,mkz->mxyz", snapped.to(setup.weights), (setup.weights != 0).to(setup.weights)) > 0
+
+
+class Setup(NamedTuple):
+    """Checked arguments: what is differentiated by, and what is not."""
+
+    model: Any
+    """Model; None where a graph must not be kept alive."""
+    first: Int[np.ndarray, " molecule"]
+    """The first atom of each molecule."""
+    count: Int[np.ndarray, " molecule"]
+    """The number of atoms of each molecule."""
+    where: Where
+    """In coordinates from the mean of each molecule's atoms, which keeps float32 accurate, as do those of the model."""
+    weights: Float[Tensor, "molecule height nz"]
+    """From forces to frequency shifts, Hz A/eV; 0 at heights that only fill up."""
+
+
+def _setup(
+    positions: Tensor,
+    charges: Tensor,
+    lj_radius: Tensor,
+    lj_depth: Tensor,
+    molecule: Tensor,
+    grids: Grid | Sequence[Grid],
+    tip: Tip,
+    parameters: TipParameters | None,
+) -> Setup:
+    """Check the arguments of `stacks`, sort the atoms by molecule, and find the coefficients of the forces."""
+    if positions.dtype not in (torch.float32, torch.float64) or positions.ndim != 2 or positions.shape[1] != 3:
+        raise MoleculeError(
+            f"Positions must be float32 or float64 of shape (atoms, 3), not {positions.dtype} of shape "
+            f"{tuple(positions.shape)}."
+        )
+    n = len(positions)
+    names = ("charges", "lj_radius", "lj_depth", "molecule")
+    for name, tensor in zip(names, (charges, lj_radius, lj_depth, molecule), strict=True):
+        if tensor.shape != (n,):
+            raise MoleculeError(f"{n} atoms need {name} of shape ({n},), not {tuple(tensor.shape)}.")
+    owner = molecule.cpu().numpy()
+    if not n or owner.dtype.kind not in "iu" or owner.min() < 0:
+        raise MoleculeError("Each atom, and there must be one, needs the integer, from 0 on, of its molecule.")
+    grids = [grids] * int(owner.max() + 1) if isinstance(grids, Grid) else list(grids)
+    count = np.bincount(owner, minlength=len(grids))
+    if len(count) != len(grids) or not count.all():
+        raise MoleculeError(
+            f"{len(grids)} grids need {len(grids)} molecules, 0 to {len(grids) - 1}, of one atom or more."
+        )
+    if len({(grid.shape, len(grid.heights)) for grid in grids}) > 1:
+        raise ConfigError("The grids of a batch must have the same number of pixels and slices.")
+    order = np.argsort(owner, kind="stable")
+    first = np.cumsum(count) - count
+    sort = torch.from_numpy(order).to(positions.device)
+    positions, charges, lj_radius, lj_depth = (t.to(positions)[sort] for t in (positions, charges, lj_radius, lj_depth))
+    parameters = TipParameters.of(tip, positions) if parameters is None else parameters
+    parameters = TipParameters(*(t.to(positions) for t in parameters))
+    if not all(bool(t.isfinite().all()) for t in parameters):
+        raise ConfigError("The parameters of the tip must be finite numbers.")
+
+    known = positions.detach().cpu().double().numpy()
+    numbers = torch.stack([charges, lj_radius, lj_depth], 1).detach().cpu().double().numpy()
+    length = parameters.bond_length.item()
+    centres = np.empty((len(grids), 3))
+    for k, grid in enumerate(grids):
+        own = slice(first[k], first[k] + count[k])
+        check_scene(known[own], numbers[own], grid, length)
+        centres[k] = known[own].mean(0)
+    centre = torch.from_numpy(centres).to(positions)
+    centres = centre.cpu().double().numpy()  # as rounded, since positions and pixels are to be moved by the same
+    springs = torch.stack([parameters.stiffness, parameters.radial_stiffness, parameters.bond_length])
+    model = Model(
+        positions - centre[torch.from_numpy(owner[order]).to(positions.device)] - pad(parameters.offset, (0, 1)),
+        *lennard_jones_terms(lj_radius, lj_depth, parameters.probe_radius, parameters.probe_depth),
+        coulomb_terms(charges, parameters.charges).T,
+        parameters.charge_offsets,
+        springs / springs.new_tensor(SPRING_UNITS),
+    )
+    x, y = (np.stack([grid.centres[axis] for grid in grids]) - centres[:, axis, None] for axis in (0, 1))
+    heights, weights = zip(*(force_heights(grid, tip) for grid in grids), strict=True)
+    most = max(len(h) for h in heights)
+    z = np.stack([np.pad(h, (0, most - len(h)), "edge") for h in heights]) - centres[:, 2:]
+    w = np.stack([np.pad(w, ((0, most - len(w)), (0, 0))) for w in weights])
+    x, y, z, w = (torch.from_numpy(t).to(positions) for t in (x, y, z, w))
+    return Setup(model, first, count, Where(x, y, z), w)
+
+
+def _with_kernel(backend: str, positions: Tensor) -> bool:
+    """Whether the kernels for the CPU do it."""
+    on_cpu = positions.device.type == "cpu"
+    if backend not in ("auto", "torch", "numba"):
+        raise ConfigError(f"The simulator's backend is 'auto', 'torch' or 'numba', not {backend!r}.")
+    if backend == "numba" and not on_cpu:
+        raise ConfigError("The simulator's numba kernels work on the CPU alone; use backend 'torch'.")
+    return on_cpu and backend != "torch"
+
+
+class _VerticalForce(torch.autograd.Function):
+    """Vertical force on the relaxed probe, eV/A, and its implicit gradient; only the probe is kept between them."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *model, setup, kernel = arguments
+        force, probe = _relaxed(setup, kernel, any(ctx.needs_input_grad))
+        ctx.setup, ctx.kernel = setup._replace(model=None), kernel
+        ctx.save_for_backward(probe, *model)
+        return force
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise ConfigError("Stacks are differentiable once: take their gradient without create_graph.")
+        probe, *model = ctx.saved_tensors
+        setup = ctx.setup._replace(model=Model(*model))
+        if not ctx.kernel:
+            arguments = (setup.model, setup.first, setup.count, setup.where, probe, grad_outputs[0], CHUNK)
+            return *product(*arguments), None, None
+        d_force = grad_outputs[0].contiguous().numpy()
+        atoms, tip = relaxed_forces_product(_scenes(setup), probe.numpy(), d_force, torch.get_num_threads())
+        a, t = (torch.from_numpy(sums).to(probe) for sums in (np.concatenate(atoms), tip))
+        n = len(setup.model.charge_z)
+        return a[:, :3], a[:, 3], a[:, 4], a[:, 5 : 5 + n], t[3 : 3 + n], t[:3], None, None
+
+
+def _relaxed(setup: Setup, kernel: bool, keep_probe: bool) -> tuple[Tensor, Tensor]:
+    """Vertical forces and probes by either engine; the kernels leave out probes that are not to be kept."""
+    if not kernel:
+        return relaxed(setup.model, setup.first, setup.count, setup.where, CHUNK)
+    force, probe = relaxed_forces(_scenes(setup), torch.get_num_threads(), keep_probe)
+    return torch.from_numpy(force), torch.from_numpy(probe)
+
+
+def _scenes(setup: Setup) -> list[Scene]:
+    """What the kernels work on, one a molecule."""
+    positions, repulsion, attraction, charge, charge_z, springs = (t.detach().numpy() for t in setup.model)
+    x, y, heights = (t.numpy() for t in setup.where)
+    scenes = []
+    for k, (first, count) in enumerate(zip(setup.first, setup.count, strict=True)):
+        own = slice(first, first + count)
+        scenes.append(
+            scene(
+                x[k],
+                y[k],
+                heights[k],
+                positions[own],
+                repulsion[own],
+                attraction[own],
+                charge[own].T,
+                charge_z,
+                springs,
+                x.dtype.type,
+            )
+        )
+    return scenes

@@ -1,0 +1,402 @@
+"""Stacks as torch tensors: two engines against each other, batches, gradients, snaps, a structure from its image."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afmol.elements import ELEMENTS, table
+from afmol.errors import ConfigError, MoleculeError, ScanError
+from afmol.simulation import TIPS, Grid, Tip, TipParameters, relaxation, simulate, snaps, stacks, standard_heights
+from afmol.simulation.probe import PROBE
+from afmol.structures import Molecule
+
+NO_BONDS = np.zeros((0, 2), np.int64)
+BACKENDS = ("torch", "numba")
+
+
+def molecule(seed: int = 0, n: int = 9, thickness: float = 0.6) -> Molecule:
+    """Made-up atoms of all elements, about 1.5 A apart on a square lattice, not quite flat, away from the origin."""
+    rng = np.random.default_rng(seed)
+    sites = np.argwhere(np.ones((4, 4)))[rng.permutation(16)[:n]] * 1.5 + rng.normal(0, 0.15, (n, 2))
+    numbers = rng.choice([e.number for e in ELEMENTS], n)
+    positions = np.column_stack([sites, rng.uniform(-thickness, 0, n)]) + rng.uniform(-40, 40, 3)
+    return Molecule(positions, numbers, NO_BONDS, rng.normal(0, 0.15, n))
+
+
+def grid(what: Molecule, shape=(8, 18), pixel=0.5, distance=3.2, slices=3, tip: Tip | None = None) -> Grid:
+    """A small grid about the middle of a molecule."""
+    size = (shape[0] * pixel, shape[1] * pixel)
+    corner = what.positions[:, :2].mean(0) - np.array(size) / 2
+    heights = standard_heights(what, tip or Tip(), distance, slices)
+    return Grid((float(corner[0]), float(corner[1])), size, shape, heights)
+
+
+def packed(molecules: list[Molecule], dtype=torch.float64) -> list[torch.Tensor]:
+    """Positions, charges, radii, depths and molecule of each atom."""
+    numbers = np.concatenate([m.numbers for m in molecules])
+    values = (
+        np.concatenate([m.positions for m in molecules]),
+        np.concatenate([m.charges for m in molecules]),
+        *(table(name)[numbers] for name in ("lj_radius", "lj_depth")),
+    )
+    owner = np.repeat(np.arange(len(molecules)), [len(m) for m in molecules])
+    return [*(torch.tensor(v, dtype=dtype) for v in values), torch.tensor(owner)]
+
+
+def leaves(*tensors):
+    return [t.clone().requires_grad_() for t in tensors]
+
+
+MOLECULES = [molecule(1, 3), molecule(2, 9), molecule(3, 6)]
+GRIDS = [grid(m) for m in MOLECULES]
+TIPS_TO_TEST = {
+    "co": Tip(),
+    "xe": TIPS["xe"],
+    "neutral": Tip(charges=(), charge_offsets=()),
+    "bent": Tip(stiffness=0.6, offset=(0.2, -0.1), amplitude=0.6, steps=5, charges=(0.05, -0.1),
+                charge_offsets=(0.2, -0.3), weights="exact"),
+}  # fmt: skip
+
+
+def stack_and_gradients(atoms, grids, tip, parameters, backend):
+    """A batch of stacks and the gradients of a random sum over them, by atoms and tip."""
+    atoms, parameters = [*leaves(*atoms[:4]), atoms[4]], TipParameters(*leaves(*parameters))
+    out = stacks(*atoms, grids, tip, parameters, backend=backend)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(out)
+    return [out.detach(), *torch.autograd.grad((weights * out).sum(), [*atoms[:4], *parameters])]
+
+
+def near(actual, expected, share):
+    """Each tensor equal to the other but for a share of its largest number."""
+    for a, b in zip(actual, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        if b.numel():
+            assert (a - b).abs().max() <= share * b.abs().max().clamp(min=1e-12)
+
+
+# Two engines, batches
+
+
+@pytest.mark.parametrize("name", TIPS_TO_TEST)
+def test_the_kernels_and_the_reference_agree(name):
+    tip = TIPS_TO_TEST[name]
+    atoms = packed(MOLECULES)
+    arguments = atoms, [grid(m, tip=tip) for m in MOLECULES], tip, TipParameters.of(tip, atoms[0])
+    kernels, reference = (stack_and_gradients(*arguments, backend) for backend in ("numba", "torch"))
+    assert kernels[0].shape == (3, 8, 18, 3)
+    near(kernels, reference, 1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float32_is_close_to_float64(backend):
+    exact, rough = (packed(MOLECULES, dtype) for dtype in (torch.float64, torch.float32))
+    expected = stack_and_gradients(exact, GRIDS, Tip(), TipParameters.of(Tip(), exact[0]), backend)
+    actual = stack_and_gradients(rough, GRIDS, Tip(), TipParameters.of(Tip(), rough[0]), backend)
+    assert {t.dtype for t in actual} == {torch.float32}
+    near([t.double() for t in actual], expected, 3e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_is_each_molecule_alone(backend):
+    tip = TipParameters.of(Tip(), torch.zeros(0, dtype=torch.float64))
+    together, *gradients = stack_and_gradients(packed(MOLECULES), GRIDS, Tip(), tip, backend)
+    weights = torch.randn(together.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first = 0
+    for k, (what, where) in enumerate(zip(MOLECULES, GRIDS, strict=True)):
+        atoms = packed([what])
+        positions, *rest = leaves(*atoms[:4])
+        alone = stacks(positions, *rest, atoms[4], where, backend=backend)
+        parts = torch.autograd.grad((weights[k] * alone[0]).sum(), [positions, *rest])
+        near([alone[0].detach()], [together[k]], 1e-10)
+        near(parts, [g[first : first + len(what)] for g in gradients[:4]], 1e-9)
+        first += len(what)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_simulate_is_a_batch_of_one(dtype):
+    atoms = packed(MOLECULES, torch.float64 if dtype is np.float64 else torch.float32)
+    for what, where, stack in zip(MOLECULES, GRIDS, stacks(*atoms, GRIDS), strict=True):
+        alone = simulate(what, Tip(), where, dtype=dtype, parallel=False).data
+        np.testing.assert_allclose(stack, alone, rtol=0, atol=(1e-9 if dtype is np.float64 else 1e-3) * np.ptp(alone))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_atoms_have_no_order(backend):
+    atoms = packed(MOLECULES)
+    order = torch.randperm(len(atoms[0]), generator=torch.Generator().manual_seed(1))
+    tip = TipParameters.of(Tip(), atoms[0])
+    sorted_, mixed = (stack_and_gradients(a, GRIDS, Tip(), tip, backend) for a in (atoms, [a[order] for a in atoms]))
+    near([mixed[0], *mixed[5:]], [sorted_[0], *sorted_[5:]], 1e-9)
+    near(mixed[1:5], [g[order] for g in sorted_[1:5]], 1e-9)
+
+
+def test_spacings_may_differ_in_a_batch():
+    """Other heights, so other numbers of forces: what fills up the shorter ones must count for nothing."""
+    coarse = replace(GRIDS[1], heights=GRIDS[1].heights[-1] + np.array([0.5, 0.23, 0.0]))
+    grids = [GRIDS[0], coarse, GRIDS[2]]
+    for backend in BACKENDS:
+        together = stacks(*packed(MOLECULES), grids, backend=backend)
+        alone = stacks(*packed([MOLECULES[1]]), coarse, backend=backend)
+        near([together[1]], [alone[0]], 1e-9)
+
+
+def test_chunks_and_threads_change_nothing(monkeypatch):
+    atoms = packed(MOLECULES)
+    arguments = atoms, GRIDS, Tip(), TipParameters.of(Tip(), atoms[0])
+    whole = {backend: stack_and_gradients(*arguments, backend) for backend in BACKENDS}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr("afmol.simulation.packed.CHUNK", 100 * 18 * 4 * 9)  # 100 points
+    near(stack_and_gradients(*arguments, "torch"), whole["torch"], 1e-10)
+    for a, b in zip(stack_and_gradients(*arguments, "numba"), whole["numba"], strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same():
+    atoms = packed(MOLECULES)
+    there = [t.cuda() for t in atoms]
+    expected = stack_and_gradients(atoms, GRIDS, Tip(), TipParameters.of(Tip(), atoms[0]), "numba")
+    actual = stack_and_gradients(there, GRIDS, Tip(), TipParameters.of(Tip(), there[0]), "auto")
+    near([t.cpu() for t in actual], expected, 1e-8)
+
+
+# The force of the reference
+
+
+def test_the_force_has_a_potential_and_its_hessian():
+    """Its Jacobian is minus the Hessian, symmetric, and no work is done around a closed path."""
+    what = molecule(4, 6)
+    positions = torch.tensor(what.positions - what.positions.mean(0))
+    rng = torch.Generator().manual_seed(0)
+    charge = torch.randn(1, 6, 3, generator=rng, dtype=torch.float64)
+    c12, c6 = 3e4 * torch.rand(1, 6, generator=rng, dtype=torch.float64), 30 * torch.ones(1, 6, dtype=torch.float64)
+    offsets = torch.tensor([0.1, 0.0, -0.1], dtype=torch.float64)
+    model = relaxation.Model(positions[None], c12, c6, charge, offsets, torch.ones(3, dtype=torch.float64))
+
+    def force(p):
+        return relaxation.force_and_hessian(model, torch.zeros(len(p), dtype=torch.long), p)
+
+    p = torch.randn(5, 3, generator=rng, dtype=torch.float64) + torch.tensor([0, 0, 3.5], dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda p: force(p)[0].sum(0), p).transpose(0, 1)
+    near([-jacobian], [force(p)[1]], 1e-12)
+    near([jacobian.mT], [jacobian], 1e-12)
+
+    turn = torch.linspace(0, 2 * np.pi, 201, dtype=torch.float64)[:-1]
+    circle = torch.stack([2 * turn.cos(), turn.sin(), 3.5 + 0.5 * (2 * turn).cos()], 1)
+    along = torch.stack([-2 * turn.sin(), turn.cos(), -(2 * turn).sin()], 1)
+    work = (force(circle)[0] * along).sum(1)
+    assert abs(work.mean()) < 1e-10 * work.abs().max()  # the trapezoid rule is exact for a period
+
+
+# Gradients against finite differences
+
+
+def differences(function, at, step):
+    """Central differences of a scalar function by every entry of `at`."""
+    out = torch.zeros_like(at)
+    for i in range(at.numel()):
+        moved = torch.zeros_like(at)
+        moved.view(-1)[i] = step
+        out.view(-1)[i] = (function(at + moved) - function(at - moved)) / (2 * step)
+    return out
+
+
+@pytest.fixture(scope="module")
+def image_loss():
+    """A loss over whole images away from snaps, of two molecules of different size: of the atoms and the tip."""
+    molecules = [molecule(5, 4), molecule(6, 6)]
+    grids = [grid(m, (5, 7), 0.9, 3.3, 3) for m in molecules]
+    tip = Tip(offset=(0.1, -0.2))
+    *atoms, owner = packed(molecules)
+    start = [*atoms, *TipParameters.of(tip, atoms[0])]
+    target = stacks(*[a + 0.01 for a in atoms], owner, grids, tip)
+    keep = ~snaps(*atoms, owner, grids, tip)
+    assert keep.double().mean() > 0.9
+
+    def loss(values, backend):
+        out = stacks(*values[:4], owner, grids, tip, TipParameters(*values[4:]), backend=backend)
+        return ((out - target) * keep).square().sum()
+
+    return loss, start
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_gradient_of_an_image_is_that_of_finite_differences(image_loss, backend):
+    loss, start = image_loss
+    values = leaves(*start)
+    gradients = torch.autograd.grad(loss(values, backend), values)
+    names = ("positions", "charges", "lj_radius", "lj_depth", *TipParameters._fields)
+    for k, (name, gradient) in enumerate(zip(names, gradients, strict=True)):
+        step = 1e-5 * float(start[k].abs().max()) if name != "positions" else 1e-5
+
+        def of_this(value, k=k):
+            return loss([*start[:k], value, *start[k + 1 :]], "numba")  # the faster one: both are the same function
+
+        expected = differences(of_this, start[k], step)
+        assert expected.abs().max() > 0, name
+        near([gradient], [expected], 1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradcheck(backend):
+    what = molecule(7, 2)
+    *atoms, owner = packed([what])
+    where = grid(what, (2, 2), 1.1, 3.3, 1)
+    tip = TipParameters.of(Tip(), atoms[0])
+    # of numbers of order 1, so that the steps of gradcheck suit them all
+    scale = [1.0, *(float(t.abs().max()) for t in (*atoms[1:], *tip[:-1])), 1.0]
+
+    def run(*values):
+        values = [v * s for v, s in zip(values, scale, strict=True)]
+        return stacks(*values[:4], owner, where, Tip(), TipParameters(*values[4:]), backend=backend)
+
+    values = leaves(*(v / s for v, s in zip((*atoms, *tip), scale, strict=True)))
+    assert torch.autograd.gradcheck(run, values, eps=1e-5, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_shift_of_all_atoms_is_one_of_the_pixels(backend):
+    """Noether: the derivatives by all positions sum to those by the tip's offset and by all heights, but for signs."""
+    *atoms, owner = packed(MOLECULES)
+    positions, tip = atoms[0].clone().requires_grad_(), TipParameters.of(Tip(), atoms[0])
+    offset = tip.offset.clone().requires_grad_()
+    out = stacks(positions, *atoms[1:], owner, GRIDS, Tip(), tip._replace(offset=offset), backend=backend)
+    by_positions, by_offset = torch.autograd.grad(out.square().sum(), [positions, offset])
+    near([-by_positions.sum(0)[:2]], [by_offset], 1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_second_derivatives_are_refused_rather_than_wrong(backend):
+    positions = ATOMS[0].clone().requires_grad_()
+    out = stacks(positions, *ATOMS[1:], GRID, backend=backend)
+    with pytest.raises(ConfigError, match="differentiable once"):
+        torch.autograd.grad(out.sum(), positions, create_graph=True)
+
+
+# Snaps
+
+
+def at_a_fold() -> tuple[Molecule, Grid, Tip]:
+    """Two heavy atoms between which a very soft probe must choose, and does with a jump."""
+    what = Molecule(np.array([[0.0, 0, 0], [4.4, 0, 0]]), np.array([35, 35]), NO_BONDS, np.zeros(2))
+    tip = Tip(stiffness=0.05)
+    return what, Grid((-3.0, -3.0), (10.4, 6.0), (52, 30), standard_heights(what, tip, 2.5, 5)), tip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_snaps_are_found_where_finer_steps_find_a_jump(backend):
+    what, where, tip = at_a_fold()
+    atoms = packed([what])
+    mask = snaps(*atoms, where, tip, backend=backend)
+    assert mask.shape == (1, 52, 30, 5)
+    fine = replace(tip, steps=200)
+    again = snaps(*atoms, where, fine)
+    assert again.any()
+    assert (mask | ~again).double().mean() > 0.995  # nearly all true jumps are seen
+    assert mask.double().mean() < 0.25
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_finite_where_the_probe_snaps(backend, dtype):
+    what, where, tip = at_a_fold()
+    *atoms, owner = packed([what], dtype)
+    values = leaves(*atoms, *TipParameters.of(tip, atoms[0]))
+    out = stacks(*values[:4], owner, where, tip, TipParameters(*values[4:]), backend=backend)
+    assert out.isfinite().all()
+    gradients = torch.autograd.grad(out.square().sum(), values)
+    assert all(g.isfinite().all() for g in gradients)
+
+
+def test_far_away_nothing_snaps_and_the_engines_agree_where_it_does():
+    what, where, tip = at_a_fold()
+    *atoms, owner = packed([what])
+    assert not snaps(*atoms, owner, replace(where, heights=where.heights + 3), tip).any()
+    kernels, reference = (snaps(*atoms, owner, where, tip, backend=backend) for backend in BACKENDS)
+    assert (kernels == reference).double().mean() > 0.999
+    assert PROBE == 7
+
+
+# A structure from its image
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_displaced_atoms_find_back_by_the_gradient_of_their_image(seed):
+    """0.2 A off in any direction (rms); all atoms lie within the 0.6 A that an image shows."""
+    what = molecule(seed)
+    where = grid(what, (24, 24), 0.4, 3.0, 6)
+    true, *rest = packed([what])
+    image = stacks(true, *rest, where)
+    rng = np.random.default_rng(seed)
+    noise = torch.tensor(rng.normal(size=(len(what), 3)))
+    positions = (true + 0.2 * noise / noise.square().sum(1).mean().sqrt()).requires_grad_()
+    optimizer = torch.optim.LBFGS([positions], max_iter=150, history_size=30, line_search_fn="strong_wolfe")
+
+    def error():
+        return float((positions.detach() - true).square().sum(1).mean().sqrt())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = ((stacks(positions, *rest, where) - image) / image.std()).square().mean()
+        loss.backward()
+        return loss
+
+    assert error() == pytest.approx(0.2)
+    optimizer.step(closure)
+    assert error() < 0.2 / 5
+
+
+# Errors
+
+
+ATOMS = packed([molecule(1, 3)])
+GRID = grid(molecule(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({0: ATOMS[0].long()}, MoleculeError, "float32 or float64"),
+        ({0: ATOMS[0][:, :2]}, MoleculeError, "shape"),
+        ({1: ATOMS[1][:2]}, MoleculeError, "charges"),
+        ({2: ATOMS[2][:, None]}, MoleculeError, "lj_radius"),
+        ({4: ATOMS[4].double()}, MoleculeError, "integer"),
+        ({4: ATOMS[4] - 1}, MoleculeError, "integer"),
+        ({4: ATOMS[4] + 1}, MoleculeError, "grids need"),
+        ({0: torch.full_like(ATOMS[0], np.nan)}, MoleculeError, "finite"),
+        ({1: torch.full_like(ATOMS[1], np.inf)}, MoleculeError, "finite"),
+        ({3: -ATOMS[3]}, MoleculeError, "negative"),
+        ({0: ATOMS[0][:1] + 0.1 * torch.arange(3.0)[:, None].double()}, MoleculeError, "apart"),
+        ({0: ATOMS[0] + torch.tensor([0, 0, 4.0]).double()}, ScanError, "into the molecule"),
+        ({5: [GRID, GRID]}, MoleculeError, "2 grids"),
+        ({4: torch.tensor([0, 0, 1]), 5: [GRID, replace(GRID, heights=GRID.heights[1:])]}, ConfigError, "same number"),
+    ],
+)
+def test_wrong_arguments_get_their_sentence(change, error, words):
+    arguments = [change.get(k, value) for k, value in enumerate([*ATOMS, GRID])]
+    with pytest.raises(error, match=words):
+        stacks(*arguments)
+
+
+def test_a_backend_that_cannot_be_used():
+    with pytest.raises(ConfigError, match="backend is"):
+        stacks(*ATOMS, GRID, backend="cuda")
+
+
+def test_parameters_that_are_not_finite():
+    tip = TipParameters.of(Tip(), ATOMS[0])
+    with pytest.raises(ConfigError, match="finite"):
+        stacks(*ATOMS, GRID, Tip(), tip._replace(stiffness=tip.stiffness * np.nan))
+
+
+@settings(max_examples=5)
+@given(st.sampled_from(sorted(TIPS)))
+def test_parameters_of_a_tip_are_its_own(name):
+    parameters = TipParameters.of(TIPS[name])
+    for field in TipParameters._fields:
+        np.testing.assert_allclose(getattr(parameters, field), getattr(TIPS[name], field), rtol=1e-6)
