@@ -207,9 +207,22 @@ def test_simulate_from_a_file_and_from_smiles(tmp_path, capsys):
     assert read_scan(tmp_path / "water.npz").data.shape[2] == 4
 
 
+def test_simulate_at_given_heights(tmp_path):
+    """Ten slices 0.1 A apart down to 2.97 A are the usual ones; any others will do."""
+    usual, same, few = (tmp_path / f"{name}.npz" for name in ("usual", "same", "few"))
+    heights = [f"{2.97 + 0.1 * k:.2f}" for k in range(9, -1, -1)]
+    main(["simulate", "C", "-o", str(usual), "--pixel", "0.5"])
+    main(["simulate", "C", "-o", str(same), "--pixel", "0.5", "--heights", *heights])
+    main(["simulate", "C", "-o", str(few), "--pixel", "0.5", "--heights", "4", "3.5", "3.2"])
+    np.testing.assert_allclose(read_scan(same).data, read_scan(usual).data, atol=1e-3)
+    np.testing.assert_allclose(np.diff(read_scan(few).heights), [-0.5, -0.3])
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
+        (["simulate", "C", "-o", "x.npz", "--heights", "3", "4"], "descend"),
+        (["simulate", "C", "-o", "x.npz", "--heights", "4", "0.2"], "into the molecule"),
         (["simulate", "C1CC", "-o", "x.npz"], "C1CC"),
         (["simulate", "none.xyz", "-o", "x.npz"], "none.xyz"),
         (["simulate", "C", "-o", "x.npz", "--pixel", "0"], "--pixel"),

@@ -88,6 +88,7 @@ def simulate(
     slices: int = 10,
     step: float = 0.1,
     distance: float = 2.97,
+    heights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="Z [Z ...]")] = None,
     amplitude: float = 1.0,
     noise: float = 0.0,
     seed: int = 0,
@@ -108,6 +109,7 @@ def simulate(
         slices: number of heights.
         step: distance between them in Angstrom.
         distance: closest approach of the probe above the topmost carbon, in Angstrom.
+        heights: this distance for each slice, descending, in place of --slices, --step and --distance.
         amplitude: oscillation of the tip, peak to peak, in Angstrom.
         noise: standard deviation of white noise as a share of each slice's range.
         seed: of orientation and noise.
@@ -117,7 +119,7 @@ def simulate(
     from .dataset import lay_down
     from .files import write_scan
     from .plots import stack_strip
-    from .simulation import TIPS, Grid, grid_around
+    from .simulation import TIPS, Grid, grid_around, standard_heights
     from .simulation import simulate as run
     from .simulation.artefacts import white_noise
 
@@ -130,6 +132,9 @@ def simulate(
     atoms = atoms if _is_file(molecule) else lay_down(atoms, rng, tilt=0.0)
     holder = dataclasses.replace(TIPS[tip], amplitude=amplitude, steps=max(4, round(amplitude / 0.1)))
     grid = grid_around(atoms, holder, pixel=pixel, distance=distance, slices=slices, step=step)
+    if heights is not None:
+        ground = standard_heights(atoms, holder, 0.0, 1)
+        grid = dataclasses.replace(grid, heights=ground + np.array(heights, float))
     if size is not None:
         centre = [o + s / 2 for o, s in zip(grid.origin, grid.size, strict=True)]
         shape = (max(1, round(size[0] / pixel)), max(1, round(size[1] / pixel)))
