@@ -40,5 +40,5 @@ docs: $(STAMP)  ## the pages in docs/_build, warnings are errors
 
 # .venv by name: a VENV that was given belongs to whoever made it.
 clean:  ## remove .venv, out/ and caches
-	rm -rf .venv out .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv out docs/_build .pytest_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
