@@ -1,0 +1,71 @@
+"""Many tasks on many processes: on this machine or on a cluster, by Dask.
+
+A task is a function of its arguments alone that says where its result lies, so that it does not matter who does it, or
+how often: a worker that dies costs nothing but its time.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+
+RETRIES = 3
+"""How often a task that failed, or whose worker died, is given to another."""
+AHEAD = 4
+"""Tasks that wait at each worker: the scheduler's memory is bounded, and nobody is idle."""
+PATIENCE = 20.0
+"""How long a scheduler may take to answer, and the first worker to come, s."""
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+
+def results(
+    function: Callable[[_Task], _Result],
+    tasks: Iterable[_Task],
+    scheduler: str = "",
+    workers: int | None = None,
+) -> Iterator[_Result]:
+    """function(task) of each task, in the order in which they are done.
+
+    Args:
+        function: of a module, so that other processes find it.
+        tasks: arguments that can be pickled.
+        scheduler: address of a Dask scheduler; its workers need afmol and the same files at the same paths.
+        workers: processes on this machine where there is no scheduler, its cores if None; 0: this process alone.
+
+    Raises:
+        ConfigError: a scheduler that does not answer.
+        What the function raised, where it did so RETRIES + 1 times.
+    """
+    if workers == 0 and not scheduler:
+        yield from map(function, tasks)
+        return
+    import dask
+    from distributed import Client, as_completed
+
+    local = {"n_workers": workers or os.cpu_count(), "threads_per_worker": 1, "dashboard_address": None}
+    limits = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.comm.timeouts.connect": PATIENCE}
+    with dask.config.set(limits):
+        try:
+            client = Client(scheduler, set_as_default=False) if scheduler else Client(set_as_default=False, **local)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"No Dask scheduler answers at {scheduler}; check the address.") from error
+        with client:
+            try:
+                client.wait_for_workers(1, PATIENCE)
+            except OSError as error:
+                raise ConfigError(f"The Dask scheduler at {scheduler} has no workers; start some first.") from error
+            waiting = iter(tasks)
+            room = AHEAD * len(client.scheduler_info(n_workers=-1)["workers"])
+
+            def submitted(count: int) -> list[Any]:
+                return [client.submit(function, t, retries=RETRIES, pure=False) for t in islice(waiting, count)]
+
+            running = as_completed(submitted(room), loop=client.loop)
+            for done in running:
+                yield done.result()
+                done.release()
+                running.update(submitted(1))

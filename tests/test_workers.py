@@ -1,0 +1,77 @@
+"""Tasks on several processes: every result once, whoever dies."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from distributed import LocalCluster
+
+from afmol import workers
+from afmol.errors import ConfigError
+from afmol.workers import results
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def process(_: int) -> int:
+    return os.getpid()
+
+
+def dies_once(task: tuple[int, str]) -> int:
+    x, mark = task
+    if x == 7 and not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x * x
+
+
+def fails(x: int) -> int:
+    raise ConfigError(f"{x} is wrong.")
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_each_task_is_done_once(processes):
+    assert sorted(results(square, range(20), workers=processes)) == [x * x for x in range(20)]
+
+
+def test_other_processes_work():
+    assert os.getpid() not in set(results(process, range(8), workers=2))
+
+
+def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
+    mark = tmp_path / "died"
+    found = results(dies_once, [(x, str(mark)) for x in range(20)], workers=2)
+    assert sorted(found) == [x * x for x in range(20)]
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_mistake_stays_one_sentence(processes):
+    with pytest.raises(ConfigError, match=r"3 is wrong\."):
+        list(results(fails, [3], workers=processes))
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(workers, "PATIENCE", 0.5)
+
+
+def test_a_scheduler_that_is_not_there(impatient):
+    with pytest.raises(ConfigError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:1"):
+        list(results(square, range(3), scheduler="tcp://127.0.0.1:1"))
+
+
+def test_a_scheduler_without_workers(impatient):
+    with (
+        LocalCluster(n_workers=0, dashboard_address=None) as cluster,
+        pytest.raises(ConfigError, match="has no workers"),
+    ):
+        list(results(square, range(3), scheduler=cluster.scheduler_address))
+
+
+def test_a_cluster_that_is_there():
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        assert sorted(results(square, range(20), scheduler=cluster.scheduler_address)) == [x * x for x in range(20)]
