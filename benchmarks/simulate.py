@@ -103,15 +103,15 @@ def gradient_times(molecule: Molecule) -> tuple[float, float]:
     return forward, milliseconds(lambda: torch.autograd.grad(out, atoms, retain_graph=True))
 
 
-def batch_memory() -> None:
-    """Print the seconds and the peak memory of BATCH molecules, forward and backward."""
+def batch_memory(backend: str) -> None:
+    """Print the seconds and the peak memory of BATCH molecules, forward and backward, by one engine."""
     molecules = [patch(int(n), seed) for seed, n in enumerate(np.linspace(12, 38, BATCH))]
     positions, *rest = packed(molecules)
     positions.requires_grad_()
     for name, n in (("compile", 1), ("measure", BATCH)):
         count = sum(len(m) for m in molecules[:n])
         start = time.perf_counter()
-        out = stacks(positions[:count], *(t[:count] for t in rest), [grid_of()] * n)
+        out = stacks(positions[:count], *(t[:count] for t in rest), [grid_of()] * n, backend=backend)
         middle = time.perf_counter()
         out.square().mean().backward()
         end = time.perf_counter()
@@ -258,10 +258,10 @@ def main() -> None:
     parser.add_argument("molecules", nargs="?", help="packed set of molecules (.npz) for the samples")
     parser.add_argument("--reference", type=Path, help="folder of exact simulations, for the errors")
     parser.add_argument("--plot", help="picture of the cost against atoms and pixels")
-    parser.add_argument("--memory", action="store_true", help="only the memory, in this process")
+    parser.add_argument("--memory", choices=("numba", "torch"), help="only the memory of an engine, in this process")
     options = parser.parse_args()
     if options.memory:
-        batch_memory()
+        batch_memory(options.memory)
         return
     molecules = [patch(n) for n in ATOMS]
 
@@ -293,7 +293,7 @@ def main() -> None:
         print_errors(options.reference, densities)
 
     print(f"\n{BATCH} molecules of 12 to 38 atoms, {PIXELS} x {PIXELS} x 20: ", end="", flush=True)
-    subprocess.run([sys.executable, __file__, "--memory"], check=True)
+    subprocess.run([sys.executable, __file__, "--memory", "numba"], check=True)
 
     cost = scaling()
     print("\nms an image of 20 heights, one thread")

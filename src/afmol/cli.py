@@ -103,7 +103,7 @@ def simulate(
     Args:
         molecule: .xyz, .sdf or .mol file, or a SMILES string.
         out: file to write: .npz, .h5 or .gsf.
-        tip: the atom or molecule at the tip's end.
+        tip: what the tip ends in, a CO molecule or a xenon atom.
         size: lengths of the image in x and y, in Angstrom; the molecule and 3 A around it by default.
         pixel: pixel size in Angstrom.
         slices: number of heights.
@@ -139,7 +139,7 @@ def simulate(
         centre = [o + s / 2 for o, s in zip(grid.origin, grid.size, strict=True)]
         shape = (max(1, round(size[0] / pixel)), max(1, round(size[1] / pixel)))
         grid = Grid((centre[0] - size[0] / 2, centre[1] - size[1] / 2), size, shape, grid.heights)
-    scan = run(atoms, holder, grid)
+    scan = run(atoms, holder, grid, progress=True)
     scan = dataclasses.replace(scan, data=white_noise(scan.data, noise, rng)) if noise else scan
     write_scan(scan, out)
     picture = Path(out).with_name(f"{Path(out).stem}_stack.png")

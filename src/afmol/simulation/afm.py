@@ -66,9 +66,13 @@ class Tip:
             raise ConfigError(f"The weights of a tip are 'ppafm' or 'exact', not {self.weights!r}.")
 
 
-TIPS = {"co": Tip(), "xe": Tip(probe_radius=2.1815, probe_depth=0.024344, charges=(0.3,), charge_offsets=(0.0,))}
-"""Presets. CO: the original data set. Both Lennard-Jones: atomtypes.ini of ppafm. The charge of Xe, +0.3 e,
-is our choice; SINGROUP/ED-AFM (generate_data.py) has a quadrupole, 30, -60, 30 e at 0.1, 0, -0.1 A, instead."""
+TIPS = {
+    "co": Tip(),
+    "xe": Tip(probe_radius=2.1815, probe_depth=0.024344, charges=(0.3,), charge_offsets=(0.0,), stiffness=0.2),
+}
+"""Presets. CO: the original data set. Xe: what Hapala et al., Nature Communications 7, 11560 (2016), fitted to PTCDA on
+Ag(111) measured with a Xe tip (figure 3: +0.3 e, 0.20 N/m). Both Lennard-Jones: atomtypes.ini of ppafm. SINGROUP/ED-AFM
+(generate_data.py) gives Xe a quadrupole instead: 30, -60, 30 e at 0.1, 0, -0.1 A."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +216,7 @@ def simulate(
     lj_depth: Float[np.ndarray, " n"] | None = None,
     dtype: type = np.float32,
     parallel: bool = True,
+    progress: bool = False,
 ) -> Scan:
     """Frequency-shift stack (Hz) of a molecule, probe-particle model with Lennard-Jones and point charges.
 
@@ -221,6 +226,7 @@ def simulate(
         lj_radius, lj_depth: Lennard-Jones parameters of each atom (A, eV) in place of the elements' own.
         dtype: np.float32 or np.float64.
         parallel: use all cores; False where several threads or processes call `simulate`.
+        progress: show a bar once it has taken a second.
 
     Raises:
         MoleculeError: no atoms, atoms on top of each other, numbers that are not finite or not one an atom.
@@ -252,7 +258,7 @@ def simulate(
         np.array([tip.stiffness, tip.radial_stiffness, tip.bond_length]) / SPRING_UNITS,
         dtype,
     )
-    (force,), _ = relaxed_forces([here], (os.cpu_count() or 1) if parallel else 1)
+    (force,), _ = relaxed_forces([here], (os.cpu_count() or 1) if parallel else 1, progress=progress)
     # einsum, not @: the threads of a BLAS would go on spinning on the cores that the next image needs
     df = np.einsum("xyk,kz->xyz", force, weights.astype(dtype))
     return Scan(df, grid.size, grid.heights, molecule.name or "simulated")

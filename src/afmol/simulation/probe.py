@@ -27,11 +27,13 @@ numba's cache on disk notices changes only in the file of the function that is c
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numba import njit
+from tqdm import tqdm
 
 from .forces import TIP_CHARGES
 
@@ -404,17 +406,21 @@ def vertical_force_product(scene, probe, d_force, d_atoms, d_tip):
 # In threads: ours, since numba's own may not be used by several threads at once, and change how many torch uses
 
 
-def in_threads(work: Callable, scenes: list[Scene], threads: int) -> list:
-    """Results of work(k, columns) for slices of COLUMNS columns of each scene k, in the order of scenes and columns."""
+def in_threads(work: Callable, scenes: list[Scene], threads: int, progress: bool = False) -> list:
+    """Results of work(k, columns) for slices of COLUMNS columns of each scene k, in the order of scenes and columns.
+
+    With `progress` a bar is shown once it has taken a second.
+    """
     shares = [(k, slice(i, i + COLUMNS)) for k, s in enumerate(scenes) for i in range(0, len(s.x), COLUMNS)]
+    shown = partial(tqdm, total=len(shares), desc="image", unit="strip", delay=1, disable=not progress, leave=False)
     if min(threads, len(shares)) == 1:
-        return [work(*share) for share in shares]
+        return list(shown(work(*share) for share in shares))
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda share: work(*share), shares))
+        return list(shown(pool.map(lambda share: work(*share), shares)))
 
 
 def relaxed_forces(
-    scenes: list[Scene], threads: int, keep_probe: bool = False
+    scenes: list[Scene], threads: int, keep_probe: bool = False, progress: bool = False
 ) -> tuple[Float[np.ndarray, "scene nx ny nz"], np.ndarray]:
     """Vertical forces of scenes of one shape, eV/A, and the probes (scene, nx, ny, nz, PROBE), empty unless kept."""
     x, y, heights, *_ = scenes[0]
@@ -425,7 +431,7 @@ def relaxed_forces(
     def work(k: int, columns: slice) -> None:
         vertical_force(scenes[k]._replace(x=scenes[k].x[columns]), force[k, columns], probe[k, columns])
 
-    in_threads(work, scenes, threads)
+    in_threads(work, scenes, threads, progress)
     return force, probe
 
 
