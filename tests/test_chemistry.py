@@ -1,28 +1,14 @@
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from afmol.chemistry import (
-    MAX_ATOMS,
-    MoleculeSet,
-    from_ase,
-    from_rdkit,
-    load_molecules,
-    molecule_from_smiles,
-    pack_molecules,
-    to_ase,
-    to_rdkit,
-)
-from afmol.elements import NUMBERS, bonds_by_distance
-from afmol.errors import ConfigError, MoleculeError
+from afmol.chemistry import from_ase, from_rdkit, molecule_from_smiles, to_ase, to_rdkit
+from afmol.elements import bonds_by_distance
+from afmol.errors import MoleculeError
+from afmol.molecules import MAX_ATOMS, load_molecules
 from afmol.structures import Molecule
+from test_molecules import same
 
 CYCLOSPORIN = (
     "C/C=C/C[C@@H](C)[C@@H](O)[C@H]1C(=O)N[C@@H](CC)C(=O)N(C)CC(=O)N(C)[C@@H](CC(C)C)C(=O)N[C@@H](C(C)C)C(=O)N(C)"
@@ -30,46 +16,6 @@ CYCLOSPORIN = (
     "C(=O)N1C"
 )
 """With these stereo centres ETKDG searches for more than half an hour."""
-
-
-@st.composite
-def molecules(draw) -> Molecule:
-    """Any molecule that the packed layout can hold, on its grid of 0.001 A and 0.0001 e."""
-    n = draw(st.integers(1, 12))
-    pairs = [(i, j) for j in range(n) for i in range(j)]
-    bonds = draw(st.lists(st.sampled_from(pairs), unique=True, max_size=20)) if pairs else []
-    return Molecule(
-        positions=draw(hnp.arrays(np.int64, (n, 3), elements=st.integers(-32767, 32767))) / 1000,
-        numbers=draw(hnp.arrays(np.int64, n, elements=st.sampled_from(NUMBERS.tolist()))),
-        bonds=np.array(bonds, dtype=np.int64).reshape(-1, 2),
-        charges=draw(hnp.arrays(np.int64, n, elements=st.integers(-32767, 32767))) / 10_000,
-        name=draw(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)),
-    )
-
-
-def same(a: Molecule, b: Molecule) -> None:
-    np.testing.assert_array_equal(a.numbers, b.numbers)
-    np.testing.assert_array_equal(a.bonds, b.bonds)
-    np.testing.assert_allclose(a.positions, b.positions, atol=1e-9)
-    np.testing.assert_allclose(a.charges, b.charges, atol=1e-9)
-    assert a.name == b.name
-
-
-def example(n: int = 3, **change) -> Molecule:
-    """A row of carbon atoms without bonds."""
-    positions = np.column_stack([np.arange(n) * 0.1, np.zeros(n), np.zeros(n)])
-    parts = {
-        "positions": positions,
-        "numbers": np.full(n, 6),
-        "bonds": np.zeros((0, 2), np.int64),
-        "charges": np.zeros(n),
-        "name": "x",
-    }
-    return Molecule(**(parts | change))
-
-
-def rotation(seed: int) -> np.ndarray:
-    return np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
 
 
 # From SMILES
@@ -214,155 +160,7 @@ def test_ase_molecule_from_its_own_database():
         from_ase(build("LiH"))
 
 
-# Packed sets
-
-
-@settings(max_examples=40)
-@given(st.lists(molecules(), min_size=1, max_size=6))
-def test_packing_keeps_every_molecule(tmp_path_factory, packed):
-    path = tmp_path_factory.mktemp("set") / "set.npz"
-    pack_molecules(packed, path)
-    loaded = load_molecules(path)
-    assert len(loaded) == len(packed)
-    for a, b in zip(loaded, packed, strict=True):
-        same(a, b)
-    same(loaded[-1], packed[-1])
-    with pytest.raises(IndexError):
-        loaded[len(packed)]
-
-
-@settings(max_examples=40)
-@given(st.lists(molecules(), min_size=1, max_size=6))
-def test_flatness_agrees_with_a_singular_value_decomposition_of_each(tmp_path_factory, packed):
-    path = tmp_path_factory.mktemp("set") / "set.npz"
-    pack_molecules(packed, path)
-    for flatness, molecule in zip(load_molecules(path).flatness, packed, strict=True):
-        centred = molecule.positions - molecule.positions.mean(0)
-        _, spread, axes = np.linalg.svd(centred)
-        spread = np.pad(spread, (0, 3 - len(spread)))
-        if spread[1] - spread[2] > 0.1:  # else the flattest direction is not one direction
-            assert flatness == pytest.approx(np.ptp(centred @ axes[2]), abs=2e-3)
-
-
-def test_flatness_does_not_depend_on_the_orientation(tmp_path):
-    benzene, neopentane = molecule_from_smiles("c1ccccc1"), molecule_from_smiles("CCCC(C)(C)C")
-    turned = [
-        Molecule(**(vars(m) | {"positions": m.positions @ rotation(s).T}))
-        for m in (benzene, neopentane)
-        for s in (1, 2)
-    ]
-    pack_molecules([benzene, neopentane, *turned, example(1), example(5)], tmp_path / "set.npz")
-    flat, thick, *rest, atom, line = load_molecules(tmp_path / "set.npz").flatness
-    assert flat < 0.02
-    assert thick > 3
-    np.testing.assert_allclose(rest, [flat, flat, thick, thick], atol=5e-3)
-    assert atom == 0
-    assert line == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("molecule", "reason"),
-    [
-        (example(charges=None), "charges"),
-        (example(charges=np.array([0, np.nan, 0])), "charges"),
-        (example(charges=np.array([0, 4.0, 0])), "charges"),
-        (example(positions=np.full((3, 3), 33.0)), "centre"),
-        (example(256), "256 atoms"),
-        (example(0), "0 atoms"),
-    ],
-)
-def test_what_does_not_fit_is_not_packed(tmp_path, molecule, reason):
-    path = tmp_path / "set.npz"
-    with pytest.raises(MoleculeError, match=rf"Molecule 1 \('x'\).*{reason}"):
-        pack_molecules([example(), molecule], path)
-    assert not path.exists()
-
-
-def test_files_that_cannot_be_written(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere.*cannot be written \(no such file"):
-        pack_molecules([example()], tmp_path / "nowhere" / "set.npz")
-    with pytest.raises(MoleculeError, match=r"no molecule"):
-        pack_molecules([], tmp_path / "set.npz")
-
-
-@pytest.fixture(scope="module")
-def packed_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("packed") / "set.npz"
-    pack_molecules([molecule_from_smiles(s) for s in ("c1ccccc1", "CCO", "C")], path)
-    return path
-
-
-def refused(path: Path, reason: str) -> None:
-    with pytest.raises(MoleculeError, match=reason) as caught:
-        load_molecules(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@given(st.data())
-def test_damaged_files_are_told_or_harmless(packed_file, tmp_path_factory, data):
-    content = bytearray(packed_file.read_bytes())
-    path = tmp_path_factory.mktemp("damaged") / "set.npz"
-    if data.draw(st.booleans(), "cut"):
-        path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1), "length")])
-        refused(path, "complete|damaged")
-    else:
-        content[data.draw(st.integers(0, len(content) - 1), "byte")] ^= data.draw(st.integers(1, 255), "flip")
-        path.write_bytes(content)
-        try:
-            loaded = load_molecules(path)
-        except MoleculeError:
-            return
-        assert len(loaded) == 3
-
-
-def test_foreign_files_are_told(tmp_path):
-    refused(tmp_path / "none.npz", "does not exist")
-    refused(tmp_path, "cannot be read")
-    (tmp_path / "text.npz").write_text("C 0 0 0\n")
-    refused(tmp_path / "text.npz", "cannot be read")
-    np.save(tmp_path / "array.npy", np.zeros(3))
-    refused(tmp_path / "array.npy", "single array")
-    np.savez(tmp_path / "stack.npz", data=np.zeros((4, 4, 3)), lengthX=1.0)
-    refused(tmp_path / "stack.npz", "no array 'n_atoms'")
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "reason"),
-    [
-        ("n_atoms", lambda a: a + 1, "add up"),
-        ("n_atoms", lambda a: a.astype(float), "'n_atoms' is float64"),
-        ("n_bonds", lambda a: a[:-1], "each molecule needs"),
-        ("numbers", lambda a: a * 0 + 3, "element"),
-        ("bonds", lambda a: a * 0, "two different atoms"),
-        ("bonds", lambda a: a + 100, "two different atoms"),
-        ("positions_milliangstrom", lambda a: a[:, :2], "'positions_milliangstrom' is int16"),
-        ("smiles", lambda a: a.astype(object), "allow_pickle"),
-        ("charges_e4", lambda a: a[1:], "add up"),
-    ],
-)
-def test_sets_that_do_not_fit_together_are_told(packed_file, tmp_path, key, value, reason):
-    with np.load(packed_file) as stored:
-        np.savez(tmp_path / "set.npz", **({**stored} | {key: value(stored[key])}))
-    refused(tmp_path / "set.npz", reason)
-
-
-def test_arrays_and_bond_orders_of_other_writers_are_left_alone(packed_file, tmp_path):
-    with np.load(packed_file) as stored:
-        bonds = stored["bonds"][:, [1, 0, 2]] + np.array([0, 0, 3], np.uint8)
-        np.savez(tmp_path / "set.npz", **({**stored} | {"bonds": bonds, "inchikey": np.array([b"a", b"b", b"c"])}))
-    for a, b in zip(load_molecules(tmp_path / "set.npz"), load_molecules(packed_file), strict=True):
-        same(a, b)
-
-
-def test_a_set_loads_without_rdkit_and_ase(packed_file):
-    code = (
-        "import sys; sys.modules.update(rdkit=None, ase=None)\n"
-        "from afmol.chemistry import load_molecules\n"
-        "print(len(load_molecules(sys.argv[1])[0]))"
-    )
-    run = subprocess.run([sys.executable, "-c", code, packed_file], capture_output=True, text=True, check=True)
-    assert run.stdout == "12\n"
+# The developers' data
 
 
 def test_the_shared_set_and_our_own_chemistry_agree(shared):
@@ -372,10 +170,3 @@ def test_the_shared_set_and_our_own_chemistry_agree(shared):
         np.testing.assert_array_equal(molecule.numbers, reference.numbers)
         assert {*map(tuple, molecule.bonds)} == {*map(tuple, reference.bonds)}
         np.testing.assert_allclose(molecule.charges, reference.charges, atol=1e-4)
-
-
-def test_the_shared_training_set_has_the_flat_molecules_that_its_readme_counts(shared):
-    stored: MoleculeSet = load_molecules(shared / "molecules" / "train.npz")
-    start = time.perf_counter()
-    assert (stored.flatness < 1.6).sum() == 22_904
-    assert time.perf_counter() - start < 5

@@ -10,9 +10,9 @@ import pytest
 
 import afmol
 from afmol.checkpoint import read_tensors, shipped_models, write_tensors
-from afmol.chemistry import pack_molecules
 from afmol.cli import main
 from afmol.files import read_scan
+from afmol.molecules import pack_molecules
 from afmol.structures import Molecule
 from test_files import both, gsf, sxm
 

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afmol.chemistry import MoleculeSet, load_molecules, pack_molecules
 from afmol.dataset import (
     HALOGENS,
     LABEL_DEPTH,
@@ -26,6 +25,7 @@ from afmol.dataset import (
     spoil,
 )
 from afmol.elements import ELEMENTS, bonds_by_distance, element_index
+from afmol.molecules import MoleculeSet, load_molecules, pack_molecules
 from afmol.structures import Molecule
 
 SMALL = DataConfig(windows=((24, 24), (24, 16), (16, 24)), slices=5)

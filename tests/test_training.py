@@ -12,11 +12,11 @@ import torch
 
 from afmol import training
 from afmol.checkpoint import load_model, read_tensors
-from afmol.chemistry import load_molecules, pack_molecules
 from afmol.dataset import DataConfig, collate, make_sample
 from afmol.elements import bonds_by_distance
 from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
 from afmol.model import ModelConfig, Ours
+from afmol.molecules import load_molecules, pack_molecules
 from afmol.structures import Molecule
 from afmol.training import Batches, TrainConfig, learning_rate, loader, train, validate, visible
 

@@ -1,31 +1,21 @@
-"""Molecules from SMILES, to and from RDKit and ASE, and packed sets of molecules (.npz).
-
-RDKit and ASE are imported where they are used: a packed set loads on a machine that has neither.
-"""
+"""Molecules from SMILES, to and from RDKit and ASE, which are imported where they are used."""
 
 import time
-import zipfile
-import zlib
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, Shaped
+from jaxtyping import Float
 
-from .elements import BY_NUMBER, NUMBERS, bonds_by_distance
+from .elements import BY_NUMBER, bonds_by_distance
 from .errors import MoleculeError
-from .files import write_arrays
+from .molecules import MAX_ATOMS
 from .structures import Molecule
 
 if TYPE_CHECKING:
     import ase
     import rdkit.Chem
 
-MAX_ATOMS = 255
-"""Most atoms, hydrogens included, that are built from SMILES: what a packed set can hold. RDKit looks at its clock only
-between steps whose cost grows with the cube of the size, so that far beyond this no time limit would hold."""
 FORCE_FIELD_ROUNDS = 10
 """The clock is read after each round of the force field; a geometry that still moves after the last is accepted."""
 
@@ -119,172 +109,6 @@ def from_ase(atoms: "ase.Atoms") -> Molecule:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class MoleculeSet:
-    """Molecules packed end to end: molecule k owns the next `n_atoms[k]` rows of the arrays over atoms, and so on."""
-
-    n_atoms: Integer[np.ndarray, " molecules"]
-    n_bonds: Integer[np.ndarray, " molecules"]
-    positions_milliangstrom: Integer[np.ndarray, "atoms 3"]
-    numbers: Integer[np.ndarray, " atoms"]
-    """Atomic numbers."""
-    charges_e4: Integer[np.ndarray, " atoms"]
-    """Partial charges, 1e-4 e."""
-    bonds: Integer[np.ndarray, "bonds 2"]
-    """Pairs i < j of atoms, counted within their molecule."""
-    smiles: Shaped[np.ndarray, " molecules"]
-    """UTF-8 bytes."""
-
-    def __len__(self) -> int:
-        return len(self.n_atoms)
-
-    def __getitem__(self, index: int) -> Molecule:
-        """One molecule: positions in A, charges in e, named by its SMILES."""
-        i = range(len(self))[index]
-        atoms = slice(self.first_atom[i], self.first_atom[i] + int(self.n_atoms[i]))
-        bonds = slice(self.first_bond[i], self.first_bond[i] + int(self.n_bonds[i]))
-        return Molecule(
-            positions=self.positions_milliangstrom[atoms] / 1000,
-            numbers=self.numbers[atoms].astype(np.int64),
-            bonds=self.bonds[bonds].astype(np.int64),
-            charges=self.charges_e4[atoms] / 10_000,
-            name=self.smiles[i].decode(errors="replace"),
-        )
-
-    @cached_property
-    def first_atom(self) -> Int[np.ndarray, " molecules"]:
-        """Row of each molecule's first atom."""
-        return _starts(self.n_atoms)
-
-    @cached_property
-    def first_bond(self) -> Int[np.ndarray, " molecules"]:
-        """Row of each molecule's first bond."""
-        return _starts(self.n_bonds)
-
-    @cached_property
-    def flatness(self) -> Float[np.ndarray, " molecules"]:
-        """Extent along the principal axis of least variance, A: how high each molecule stands when laid flat."""
-        positions = self.positions_milliangstrom / 1000
-        centre = np.add.reduceat(positions, self.first_atom) / self.n_atoms[:, None]
-        positions -= np.repeat(centre, self.n_atoms, axis=0)
-        covariance = np.empty((len(self), 3, 3))
-        for a in range(3):
-            for b in range(a + 1):  # eigh reads the lower triangle only
-                covariance[:, a, b] = np.add.reduceat(positions[:, a] * positions[:, b], self.first_atom)
-        normal = np.linalg.eigh(covariance).eigenvectors[:, :, 0]
-        height = (positions * np.repeat(normal, self.n_atoms, axis=0)).sum(1)
-        return np.maximum.reduceat(height, self.first_atom) - np.minimum.reduceat(height, self.first_atom)
-
-
-MOLECULE_SET_KEYS = {
-    "n_atoms": ("ui", (-1,)),
-    "n_bonds": ("ui", (-1,)),
-    "positions_milliangstrom": ("ui", (-1, 3)),
-    "numbers": ("ui", (-1,)),
-    "charges_e4": ("ui", (-1,)),
-    "bonds": ("ui", (-1, 3)),
-    "smiles": ("S", (-1,)),
-}
-"""Arrays of a packed set: kinds of dtype allowed and shape, -1 for any length."""
-
-
-def load_molecules(path: str | Path) -> MoleculeSet:
-    """Read a packed set of molecules; the layout is that of `pack_molecules`, other arrays in the file are ignored.
-
-    Raises:
-        MoleculeError: a file that is missing, damaged, or something else.
-    """
-    try:
-        with open(path, "rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise MoleculeError(f"{path} holds a single array; a set of molecules is an .npz file of several.")
-            with stored:
-                missing = [key for key in MOLECULE_SET_KEYS if key not in stored]
-                if missing:
-                    raise MoleculeError(f"{path} is not a set of molecules: it has no array {missing[0]!r}.")
-                arrays = {key: stored[key] for key in MOLECULE_SET_KEYS}
-    except FileNotFoundError:
-        raise MoleculeError(f"{path} does not exist; give the .npz file of a set of molecules.") from None
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError) as error:
-        raise MoleculeError(f"{path} cannot be read as an .npz file ({error}); is it complete?") from None
-    except (SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-        raise MoleculeError(f"{path} is damaged ({error}); fetch or write it again.") from None
-    _check_arrays(path, arrays)
-    arrays["bonds"] = np.sort(arrays["bonds"][:, :2], axis=1)  # the order of the bond, column 3, is not used
-    return MoleculeSet(**arrays)
-
-
-def pack_molecules(molecules: list[Molecule], path: str | Path) -> None:
-    """Write molecules with charges as a packed set, an .npz file of seven arrays.
-
-    | key | type, shape | holds |
-    |---|---|---|
-    | `n_atoms`, `n_bonds` | uint8 (molecules,) | rows of each molecule |
-    | `positions_milliangstrom` | int16 (atoms, 3) | positions, 0.001 A |
-    | `numbers` | uint8 (atoms,) | atomic numbers |
-    | `charges_e4` | int16 (atoms,) | partial charges, 0.0001 e |
-    | `bonds` | uint8 (bonds, 3) | i, j within the molecule, 1 |
-    | `smiles` | bytes (molecules,) | name of each molecule, UTF-8 |
-
-    Raises:
-        MoleculeError: a molecule that does not fit (no atoms, more than 255 atoms or bonds, beyond 32.767 A from the
-            origin, no charges, a charge beyond 3.2767 e), or no molecule at all.
-        ConfigError: a file that cannot be written.
-    """
-    for number, molecule in enumerate(molecules):
-        what = f"Molecule {number} ({molecule.name!r}) cannot be packed:"
-        if not 1 <= len(molecule) <= MAX_ATOMS or len(molecule.bonds) > 255:
-            raise MoleculeError(f"{what} it has {len(molecule)} atoms and {len(molecule.bonds)} bonds, not 1 to 255.")
-        if np.abs(molecule.positions).max() > 32.767:
-            raise MoleculeError(f"{what} an atom lies more than 32.767 A from the origin; centre the molecule.")
-        if molecule.charges is None or not (np.abs(molecule.charges) <= 3.2767).all():
-            raise MoleculeError(f"{what} it needs charges from -3.2767 to 3.2767 e.")
-    if not molecules:
-        raise MoleculeError(f"There is no molecule to write to {path}.")
-    pairs = np.concatenate([m.bonds for m in molecules])
-    arrays = {
-        "n_atoms": np.array([len(m) for m in molecules], np.uint8),
-        "n_bonds": np.array([len(m.bonds) for m in molecules], np.uint8),
-        "positions_milliangstrom": _rounded([m.positions * 1000 for m in molecules]),
-        "numbers": np.concatenate([m.numbers for m in molecules]).astype(np.uint8),
-        "charges_e4": _rounded([m.charges * 10_000 for m in molecules if m.charges is not None]),
-        "bonds": np.column_stack([pairs, np.ones(len(pairs), int)]).astype(np.uint8),
-        "smiles": np.array([m.name.encode() for m in molecules]),
-    }
-    write_arrays(arrays, path)
-
-
-def _check_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    for key, (kinds, shape) in MOLECULE_SET_KEYS.items():
-        array = arrays[key]
-        if array.dtype.kind not in kinds or array.ndim != len(shape) or array.shape[1:] != shape[1:]:
-            raise MoleculeError(f"{path} is not a set of molecules: {key!r} is {array.dtype} {array.shape}.")
-    n_atoms, n_bonds, numbers, bonds = (arrays[key] for key in ("n_atoms", "n_bonds", "numbers", "bonds"))
-    if len(n_atoms) == 0 or n_atoms.min() < 1:
-        raise MoleculeError(f"{path} holds no molecules, or one without atoms; write it again.")
-    if {len(n_bonds), len(arrays["smiles"])} != {len(n_atoms)} or n_bonds.min() < 0:
-        raise MoleculeError(f"{path} is damaged: each molecule needs its n_atoms, n_bonds and smiles.")
-    rows = {len(arrays[key]) for key in ("numbers", "positions_milliangstrom", "charges_e4")}
-    if rows != {int(n_atoms.sum())} or len(bonds) != n_bonds.sum():
-        raise MoleculeError(f"{path} is damaged: n_atoms and n_bonds do not add up to the lengths of the arrays.")
-    if not np.isin(numbers, NUMBERS).all():
-        known = ", ".join(e.symbol for e in BY_NUMBER.values())
-        raise MoleculeError(f"{path} holds an element that afmol does not know ({known}); leave those molecules out.")
-    i, j, _ = bonds.T
-    last = np.repeat(n_atoms, n_bonds) - 1
-    if bonds.min(initial=0) < 0 or (i == j).any() or (np.maximum(i, j) > last).any():
-        raise MoleculeError(f"{path} is damaged: a bond does not join two different atoms of its molecule.")
-
-
-def _starts(counts: Integer[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    return np.cumsum(counts, dtype=np.int64) - counts
-
-
-def _rounded(arrays: list[np.ndarray]) -> np.ndarray:
-    return np.rint(np.concatenate(arrays)).astype(np.int16)
-
-
 def _fail(smiles: str, reason: str) -> NoReturn:
     shown = smiles if len(smiles) <= 100 else smiles[:97] + "..."
     raise MoleculeError(f"SMILES {shown!r} {reason}.")
@@ -300,7 +124,9 @@ def _parse(smiles: str) -> "rdkit.Chem.Mol":
         _fail(smiles, "is not valid SMILES; check brackets, ring numbers and element symbols")
     if raw.GetNumAtoms() == 0:
         _fail(smiles, "has no atoms")
-    if raw.GetNumAtoms() > MAX_ATOMS:  # before sanitisation, which takes long on huge molecules
+    # Before sanitisation, which takes long on huge molecules. RDKit looks at its clock only between steps whose cost
+    # grows with the cube of the size, so that far beyond MAX_ATOMS no time limit would hold.
+    if raw.GetNumAtoms() > MAX_ATOMS:
         _fail(smiles, f"has {raw.GetNumAtoms()} atoms before hydrogens are added; at most {MAX_ATOMS} can be built")
     unknown = [atom.GetSymbol() for atom in raw.GetAtoms() if atom.GetAtomicNum() not in BY_NUMBER]
     if unknown:

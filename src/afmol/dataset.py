@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .chemistry import MoleculeSet
 from .elements import ELEMENTS, element_index, table
+from .molecules import MoleculeSet
 from .simulation import Grid, Tip, simulate, standard_heights
 from .simulation.afm import STANDARD_DISTANCE
 from .simulation.artefacts import (

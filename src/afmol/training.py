@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .checkpoint import load_model, load_training, save_model, save_training
-from .chemistry import MoleculeSet, load_molecules
 from .dataset import Batch, DataConfig, collate, make_sample
 from .errors import ConfigError
 from .metrics import compare, summary, total
 from .model import ModelConfig, Ours
+from .molecules import MoleculeSet, load_molecules
 from .structures import Molecule
 
 
