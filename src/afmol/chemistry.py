@@ -1,4 +1,4 @@
-"""Molecules from SMILES, to and from RDKit and ASE, which are imported where they are used."""
+"""Molecules from SMILES, molfiles and geometries, to and from RDKit and ASE, which are imported where they are used."""
 
 import time
 from dataclasses import replace
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FORCE_FIELD_ROUNDS = 10
 """The clock is read after each round of the force field; a geometry that still moves after the last is accepted."""
+PERCEPTION_ITERATIONS = 10_000
+"""Of the search for bond orders: about 0.1 s. Without a bound it can take for ever."""
 
 
 def molecule_from_smiles(smiles: str, *, seed: int = 0, timeout: float = 10.0) -> Molecule:
@@ -36,15 +38,111 @@ def molecule_from_smiles(smiles: str, *, seed: int = 0, timeout: float = 10.0) -
         MoleculeError: not valid SMILES, no atoms or too many, an element that afmol does not know, several fragments,
             no geometry or no charges found, or the time limit reached.
     """
+    return molecule_from_graph(graph_from_smiles(smiles), seed=seed, timeout=timeout)
+
+
+def molecule_from_graph(mol: "rdkit.Chem.Mol", *, seed: int = 0, timeout: float = 10.0) -> Molecule:
+    """A graph, with its conformer or a new one, as a centred molecule with charges; as `molecule_from_smiles`."""
     from rdkit import rdBase
 
     deadline = time.monotonic() + timeout
+    what = _shown(mol.GetProp("_Name"))
     with rdBase.BlockLogs():
-        mol = _parse(smiles)
-        _embed(mol, smiles, seed, timeout, deadline)
-        charges = _relax(mol, smiles, timeout, deadline)
+        charges = partial_charges(mol, what)
+        if mol.GetNumConformers() == 0:
+            _embed(mol, what, seed, timeout, deadline)
+            _relax(mol, what, timeout, deadline)
     molecule = from_rdkit(mol)
-    return replace(molecule, positions=molecule.positions - molecule.positions.mean(0), charges=charges, name=smiles)
+    return replace(molecule, positions=molecule.positions - molecule.positions.mean(0), charges=charges)
+
+
+def graph_from_smiles(smiles: str) -> "rdkit.Chem.Mol":
+    """The atoms and bonds of SMILES in RDKit, hydrogens added; refuses what the later stages could not use.
+
+    Raises:
+        MoleculeError: as `molecule_from_smiles`.
+    """
+    from rdkit import Chem, rdBase
+
+    what = _shown(smiles)
+    with rdBase.BlockLogs():
+        # RDKit takes what follows a space for a name; a molecule of which half was ignored would be a silent guess.
+        raw = None if len(smiles.split()) > 1 else Chem.MolFromSmiles(smiles, sanitize=False)
+        if raw is None:
+            _fail(what, "is not valid SMILES; check brackets, ring numbers and element symbols", "invalid SMILES")
+        _check(raw, what)
+        mol = _sanitized(Chem.MolFromSmiles(smiles), raw, what)
+    mol.SetProp("_Name", smiles)
+    return mol
+
+
+def graph_from_molfile(text: str) -> "rdkit.Chem.Mol":
+    """The atoms and bonds of an MDL molfile in RDKit, with its conformer if that has three dimensions.
+
+    A flat drawing is only a graph: hydrogens are added and no conformer is kept. The name is its canonical SMILES.
+
+    Raises:
+        MoleculeError: as `molecule_from_smiles`; a geometry without hydrogens.
+    """
+    from rdkit import Chem, rdBase
+
+    what = "The record"
+    with rdBase.BlockLogs():
+        raw = Chem.MolFromMolBlock(text, sanitize=False, removeHs=False)
+        if raw is None:
+            _fail(what, "is cut off or not an MDL molfile", "not readable")
+        _check(raw, what)
+        mol = Chem.MolFromMolBlock(text, removeHs=False)
+        solid = raw.GetConformer().Is3D() and (np.ptp(raw.GetConformer().GetPositions(), axis=0) > 0).any()
+        if mol is not None and solid and any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
+            _fail(what, "has a geometry without hydrogens; add them, or give its SMILES", "hydrogens missing")
+        if mol is not None and not solid:
+            mol.RemoveAllConformers()
+        return _named(_sanitized(mol, raw, what))
+
+
+def graph_from_geometry(molecule: Molecule) -> "rdkit.Chem.Mol":
+    """The bond orders of a neutral molecule by its positions, which are kept. The name is its canonical SMILES.
+
+    RDKit's perception: of 1,000 molecules of the developers' set 98 % were perceived, and 96 % got the bond orders, and
+    so the charges, that they had been built with; the others are other resonance structures.
+
+    Raises:
+        MoleculeError: as `molecule_from_smiles`; no bond orders found.
+    """
+    from rdkit import rdBase
+    from rdkit.Chem import rdDetermineBonds
+
+    what = "The geometry"
+    mol = to_rdkit(replace(molecule, bonds=np.zeros((0, 2), int)))
+    with rdBase.BlockLogs():
+        rdDetermineBonds.DetermineConnectivity(mol)
+        _check(mol, what)
+        try:
+            rdDetermineBonds.DetermineBondOrders(mol, charge=0, maxIterations=PERCEPTION_ITERATIONS)
+        except (ValueError, RuntimeError) as error:
+            text = " ".join(str(error).split())[:80]
+            _fail(what, f"has no bond orders that RDKit finds ({text}); give SMILES or .sdf", "no bond orders found")
+        return _named(mol)
+
+
+def partial_charges(mol: "rdkit.Chem.Mol", what: str = "The molecule") -> Float[np.ndarray, " n"]:
+    """MMFF94 partial charges, e; Gasteiger's where MMFF94 has no parameters.
+
+    Raises:
+        MoleculeError: neither has parameters.
+    """
+    from rdkit.Chem import rdForceFieldHelpers, rdPartialCharges
+
+    mmff = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
+    if mmff is not None:
+        return np.array([mmff.GetMMFFPartialCharge(i) for i in range(mol.GetNumAtoms())])
+    rdPartialCharges.ComputeGasteigerCharges(mol)
+    charges = np.array([atom.GetDoubleProp("_GasteigerCharge") for atom in mol.GetAtoms()])
+    if not np.isfinite(charges).all():
+        text = "holds an atom type for which neither MMFF94 nor Gasteiger's method has charges"
+        _fail(what, text, "no force field or charges")
+    return charges
 
 
 def to_rdkit(molecule: Molecule) -> "rdkit.Chem.Mol":
@@ -109,48 +207,65 @@ def from_ase(atoms: "ase.Atoms") -> Molecule:
     )
 
 
-def _fail(smiles: str, reason: str) -> NoReturn:
-    shown = smiles if len(smiles) <= 100 else smiles[:97] + "..."
-    raise MoleculeError(f"SMILES {shown!r} {reason}.")
+def _shown(smiles: str) -> str:
+    return f"SMILES {smiles if len(smiles) <= 100 else smiles[:97] + '...'!r}"
 
 
-def _parse(smiles: str) -> "rdkit.Chem.Mol":
-    """Read SMILES and add hydrogens; refuse what the later stages could not use."""
+def _fail(what: str, text: str, reason: str) -> NoReturn:
+    raise MoleculeError(f"{what} {text}.", reason)
+
+
+def _check(raw: "rdkit.Chem.Mol", what: str) -> None:
+    """Refuse what the later stages could not use, before RDKit works on it."""
     from rdkit import Chem
 
-    # RDKit takes what follows a space for a name; a molecule of which half was ignored would be a silent guess.
-    raw = None if len(smiles.split()) > 1 else Chem.MolFromSmiles(smiles, sanitize=False)
-    if raw is None:
-        _fail(smiles, "is not valid SMILES; check brackets, ring numbers and element symbols")
     if raw.GetNumAtoms() == 0:
-        _fail(smiles, "has no atoms")
+        _fail(what, "has no atoms", "no atoms")
     # Before sanitisation, which takes long on huge molecules. RDKit looks at its clock only between steps whose cost
     # grows with the cube of the size, so that far beyond MAX_ATOMS no time limit would hold.
     if raw.GetNumAtoms() > MAX_ATOMS:
-        _fail(smiles, f"has {raw.GetNumAtoms()} atoms before hydrogens are added; at most {MAX_ATOMS} can be built")
+        text = f"has {raw.GetNumAtoms()} atoms before hydrogens are added; at most {MAX_ATOMS} can be built"
+        _fail(what, text, "too many atoms")
     unknown = [atom.GetSymbol() for atom in raw.GetAtoms() if atom.GetAtomicNum() not in BY_NUMBER]
     if unknown:
         known = ", ".join(e.symbol for e in BY_NUMBER.values())
-        _fail(smiles, f"holds the element {unknown[0]}, which afmol does not know ({known})")
+        text = f"holds the element {unknown[0]}, which afmol does not know ({known})"
+        _fail(what, text, "element not known")
     fragments = len(Chem.GetMolFrags(raw))
     if fragments > 1:
-        _fail(smiles, f"holds {fragments} disconnected fragments; give one molecule without counter-ions or solvent")
-    mol = Chem.MolFromSmiles(smiles)
+        text = f"holds {fragments} disconnected fragments; give one molecule without counter-ions or solvent"
+        _fail(what, text, "several fragments")
+
+
+def _sanitized(mol: "rdkit.Chem.Mol | None", raw: "rdkit.Chem.Mol", what: str) -> "rdkit.Chem.Mol":
+    """The sanitized molecule with hydrogens, or what is wrong with the raw one."""
+    from rdkit import Chem
+
     if mol is None:
         problems = [problem.Message().strip() for problem in Chem.DetectChemistryProblems(raw)]
-        _fail(smiles, f"is not a valid molecule ({problems[0] if problems else 'RDKit refuses it'})")
+        text = f"is not a valid molecule ({problems[0] if problems else 'RDKit refuses it'})"
+        _fail(what, text, "wrong valence or aromaticity")
     mol = Chem.AddHs(mol)
     if mol.GetNumAtoms() > MAX_ATOMS:
-        _fail(smiles, f"has {mol.GetNumAtoms()} atoms with its hydrogens; at most {MAX_ATOMS} can be built")
+        text = f"has {mol.GetNumAtoms()} atoms with its hydrogens; at most {MAX_ATOMS} can be built"
+        _fail(what, text, "too many atoms")
     return mol
 
 
-def _check_clock(smiles: str, timeout: float, deadline: float) -> None:
+def _named(mol: "rdkit.Chem.Mol") -> "rdkit.Chem.Mol":
+    from rdkit import Chem
+
+    mol.SetProp("_Name", Chem.MolToSmiles(Chem.RemoveHs(mol)))
+    return mol
+
+
+def _check_clock(what: str, timeout: float, deadline: float) -> None:
     if time.monotonic() >= deadline:
-        _fail(smiles, f"could not be built in 3D within the time limit of {timeout:g} s; allow more or simplify it")
+        text = f"could not be built in 3D within the time limit of {timeout:g} s; allow more or simplify it"
+        _fail(what, text, "time limit")
 
 
-def _embed(mol: "rdkit.Chem.Mol", smiles: str, seed: int, timeout: float, deadline: float) -> None:
+def _embed(mol: "rdkit.Chem.Mol", what: str, seed: int, timeout: float, deadline: float) -> None:
     """Give the molecule a conformer, by random coordinates where the usual start fails (long chains, cages)."""
     from rdkit.Chem import rdDistGeom
 
@@ -160,34 +275,29 @@ def _embed(mol: "rdkit.Chem.Mol", smiles: str, seed: int, timeout: float, deadli
         parameters.useRandomCoords = random_start
         parameters.timeout = 1 + int(min(max(0.0, deadline - time.monotonic()), 1e6))
         found = rdDistGeom.EmbedMolecule(mol, parameters) >= 0
-        _check_clock(smiles, timeout, deadline)
+        _check_clock(what, timeout, deadline)
         if found:
             return
-    _fail(smiles, "could not be embedded in 3D; its rings or stereo centres may be impossible")
+    _fail(what, "could not be embedded in 3D; its rings or stereo centres may be impossible", "no geometry found")
 
 
-def _relax(mol: "rdkit.Chem.Mol", smiles: str, timeout: float, deadline: float) -> Float[np.ndarray, " n"]:
-    """Relax the conformer in place and return partial charges, e."""
-    from rdkit.Chem import rdForceFieldHelpers, rdPartialCharges
+def _relax(mol: "rdkit.Chem.Mol", what: str, timeout: float, deadline: float) -> None:
+    """Relax the conformer in place."""
+    from rdkit.Chem import rdForceFieldHelpers
 
     mmff = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
     if mmff is not None:
         force_field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, mmff)
-        charges = np.array([mmff.GetMMFFPartialCharge(i) for i in range(mol.GetNumAtoms())])
     elif rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
         force_field = rdForceFieldHelpers.UFFGetMoleculeForceField(mol)
-        rdPartialCharges.ComputeGasteigerCharges(mol)
-        charges = np.array([atom.GetDoubleProp("_GasteigerCharge") for atom in mol.GetAtoms()])
     else:
-        _fail(smiles, "holds an atom type for which neither MMFF94 nor UFF has parameters")
-    if not np.isfinite(charges).all():
-        _fail(smiles, "holds an atom type for which neither MMFF94 nor Gasteiger's method has charges")
+        text = "holds an atom type for which neither MMFF94 nor UFF has parameters"
+        _fail(what, text, "no force field or charges")
     force_field.Initialize()
     # A round takes up to about a second; shorter ones would restart BFGS too often and need more iterations in all.
     iterations = 30_000_000 // mol.GetNumAtoms() ** 2
     for _ in range(FORCE_FIELD_ROUNDS):
         converged = force_field.Minimize(maxIts=iterations) == 0
-        _check_clock(smiles, timeout, deadline)
+        _check_clock(what, timeout, deadline)
         if converged:
             break
-    return charges

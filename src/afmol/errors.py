@@ -12,6 +12,11 @@ class ScanError(AfmolError):
 class MoleculeError(AfmolError):
     """A molecule that cannot be read, built or simulated."""
 
+    def __init__(self, text: str = "", reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
+        """The kind of mistake in a few words, to count by; empty where nobody counts."""
+
 
 class WeightsError(AfmolError):
     """A weight file that cannot be loaded."""

@@ -83,7 +83,8 @@ class Molecule:
         unknown = sorted({int(z) for z in self.numbers if int(z) not in BY_NUMBER})
         if unknown:
             known = ", ".join(e.symbol for e in BY_NUMBER.values())
-            raise MoleculeError(f"Atomic number {unknown[0]} is not an element that afmol knows ({known}).")
+            text = f"Atomic number {unknown[0]} is not an element that afmol knows ({known})."
+            raise MoleculeError(text, "element not known")
         if m and (self.bonds.min() < 0 or self.bonds.max() >= n or (self.bonds[:, 0] >= self.bonds[:, 1]).any()):
             raise MoleculeError("Bonds must be pairs i < j of atoms of the molecule.")
 

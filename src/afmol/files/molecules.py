@@ -16,12 +16,16 @@ from ..structures import Molecule
 
 
 def read_xyz(path: Path) -> Molecule:
-    """Plain xyz, or extended where the comment line says so; bonds by distance.
+    """The first frame of a file."""
+    return parse_xyz(path.read_text("utf-8", "replace"), path.stem)
+
+
+def parse_xyz(text: str, name: str) -> Molecule:
+    """Plain xyz, or extended where the comment line says so; bonds by distance; a name in the text goes before `name`.
 
     A fifth column of plain xyz is read as charges if there are five columns in every row and the fifth holds numbers
     of both signs whose sum is whole to 0.05; radii, masses and labels have one sign.
     """
-    text = path.read_text("utf-8", "replace")
     lines = text.split("\n")
     if not re.fullmatch(r"\s*\d+\s*", lines[0]) or len(lines) < 2:
         raise MoleculeError("the first line must be the number of atoms and the second a comment; mend the file.")
@@ -30,7 +34,7 @@ def read_xyz(path: Path) -> Molecule:
         raise MoleculeError("it holds no atoms; give a file with at least one.")
     if len([line for line in lines[2 : 2 + n] if line.strip()]) < n:
         raise MoleculeError(f"it should hold {n} atoms but ends before; it is cut off.")
-    name, charges, confidence = path.stem, None, None
+    charges, confidence = None, None
     if "Properties=" in lines[1]:
         import ase.io
 
