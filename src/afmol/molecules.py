@@ -2,18 +2,22 @@
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, Shaped
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from .elements import BY_NUMBER, NUMBERS
 from .errors import MoleculeError
 from .files import write_arrays
 from .structures import Molecule
 
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
 MAX_ATOMS = 255
 """Most atoms of a molecule, hydrogens included, that a packed set can hold."""
 
@@ -33,6 +37,10 @@ class MoleculeSet:
     """Pairs i < j of atoms, counted within their molecule."""
     smiles: Shaped[np.ndarray, " molecules"]
     """UTF-8 bytes."""
+    split: Integer[np.ndarray, " molecules"] | None = None
+    """Place in PARTS of each molecule; None: the set is not split."""
+    weight: Float[np.ndarray, " molecules"] | None = None
+    """How often to draw each, relative to the others; None: all alike."""
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -48,6 +56,21 @@ class MoleculeSet:
             bonds=self.bonds[bonds].astype(np.int64),
             charges=self.charges_e4[atoms] / 10_000,
             name=self.smiles[i].decode(errors="replace"),
+        )
+
+    def where(self, chosen: Bool[np.ndarray, " molecules"]) -> "MoleculeSet":
+        """The chosen molecules, in their order."""
+        atoms, bonds = np.repeat(chosen, self.n_atoms), np.repeat(chosen, self.n_bonds)
+        return MoleculeSet(
+            self.n_atoms[chosen],
+            self.n_bonds[chosen],
+            self.positions_milliangstrom[atoms],
+            self.numbers[atoms],
+            self.charges_e4[atoms],
+            self.bonds[bonds],
+            self.smiles[chosen],
+            None if self.split is None else self.split[chosen],
+            None if self.weight is None else self.weight[chosen],
         )
 
     @cached_property
@@ -85,13 +108,19 @@ MOLECULE_SET_KEYS = {
     "smiles": ("S", (-1,)),
 }
 """Arrays of a packed set: kinds of dtype allowed and shape, -1 for any length."""
+OPTIONAL_KEYS = {"split": ("u", (-1,)), "weight": ("f", (-1,))}
+"""The same of arrays that a set may have."""
 
 
-def load_molecules(path: str | Path) -> MoleculeSet:
+def load_molecules(path: str | Path, part: Part | None = None) -> MoleculeSet:
     """Read a packed set of molecules; the layout is that of `pack_molecules`, other arrays in the file are ignored.
 
+    Args:
+        path: .npz file.
+        part: of a set that is split, what to take; a set that is not split is taken whole, as is any if None.
+
     Raises:
-        MoleculeError: a file that is missing, damaged, or something else.
+        MoleculeError: a file that is missing, damaged, or something else; a part without molecules.
     """
     try:
         with open(path, "rb") as file:
@@ -102,7 +131,7 @@ def load_molecules(path: str | Path) -> MoleculeSet:
                 missing = [key for key in MOLECULE_SET_KEYS if key not in stored]
                 if missing:
                     raise MoleculeError(f"{path} is not a set of molecules: it has no array {missing[0]!r}.")
-                arrays = {key: stored[key] for key in MOLECULE_SET_KEYS}
+                arrays = {key: stored[key] for key in MOLECULE_SET_KEYS | OPTIONAL_KEYS if key in stored}
     except FileNotFoundError:
         raise MoleculeError(f"{path} does not exist; give the .npz file of a set of molecules.") from None
     except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError) as error:
@@ -111,11 +140,53 @@ def load_molecules(path: str | Path) -> MoleculeSet:
         raise MoleculeError(f"{path} is damaged ({error}); fetch or write it again.") from None
     _check_arrays(path, arrays)
     arrays["bonds"] = np.sort(arrays["bonds"][:, :2], axis=1)  # the order of the bond, column 3, is not used
-    return MoleculeSet(**arrays)
+    molecules = MoleculeSet(**arrays)
+    if part is None or molecules.split is None:
+        return molecules
+    chosen = molecules.split == PARTS.index(part)
+    if not chosen.any():
+        raise MoleculeError(f"{path} holds no molecule of the part {part!r}; choose another part or file.")
+    return molecules.where(chosen)
 
 
 def pack_molecules(molecules: list[Molecule], path: str | Path) -> None:
-    """Write molecules with charges as a packed set, an .npz file of seven arrays.
+    """Write molecules with charges as a packed set; layout and errors as in `packed` and `write_molecules`."""
+    if not molecules:
+        raise MoleculeError(f"There is no molecule to write to {path}.")
+    write_molecules(packed(molecules), path)
+
+
+def packed(molecules: list[Molecule]) -> MoleculeSet:
+    """Molecules with charges as a set, rounded to what a file holds.
+
+    Raises:
+        MoleculeError: a molecule that does not fit (no atoms, more than 255 atoms or bonds, beyond 32.767 A from the
+            origin, no charges, a charge beyond 3.2767 e).
+    """
+    for number, molecule in enumerate(molecules):
+        what = f"Molecule {number} ({molecule.name!r}) cannot be packed:"
+        if not 1 <= len(molecule) <= MAX_ATOMS or len(molecule.bonds) > 255:
+            text = f"{what} it has {len(molecule)} atoms and {len(molecule.bonds)} bonds, not 1 to 255."
+            raise MoleculeError(text, "does not fit the file")
+        if np.abs(molecule.positions).max() > 32.767:
+            text = f"{what} an atom lies more than 32.767 A from the origin; centre the molecule."
+            raise MoleculeError(text, "does not fit the file")
+        if molecule.charges is None or not (np.abs(molecule.charges) <= 3.2767).all():
+            raise MoleculeError(f"{what} it needs charges from -3.2767 to 3.2767 e.", "does not fit the file")
+    nothing = np.zeros((0, 3))
+    return MoleculeSet(
+        n_atoms=np.array([len(m) for m in molecules], np.uint8),
+        n_bonds=np.array([len(m.bonds) for m in molecules], np.uint8),
+        positions_milliangstrom=_rounded([nothing, *(m.positions * 1000 for m in molecules)]),
+        numbers=np.concatenate([nothing[:, 0], *(m.numbers for m in molecules)]).astype(np.uint8),
+        charges_e4=_rounded([nothing[:, 0], *(m.charges * 10_000 for m in molecules if m.charges is not None)]),
+        bonds=np.concatenate([nothing[:, :2], *(m.bonds for m in molecules)]).astype(np.uint8),
+        smiles=np.array([m.name.encode() for m in molecules], np.bytes_),
+    )
+
+
+def write_molecules(molecules: MoleculeSet, path: str | Path, further: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write a packed set, a compressed .npz file of seven to nine arrays, and `further` ones that are not read again.
 
     | key | type, shape | holds |
     |---|---|---|
@@ -125,38 +196,21 @@ def pack_molecules(molecules: list[Molecule], path: str | Path) -> None:
     | `charges_e4` | int16 (atoms,) | partial charges, 0.0001 e |
     | `bonds` | uint8 (bonds, 3) | i, j within the molecule, 1 |
     | `smiles` | bytes (molecules,) | name of each molecule, UTF-8 |
+    | `split`, if split | uint8 (molecules,) | 0 train, 1 validation, 2 test |
+    | `weight`, if weighted | float32 (molecules,) | how often to draw each, relative to the others |
 
     Raises:
-        MoleculeError: a molecule that does not fit (no atoms, more than 255 atoms or bonds, beyond 32.767 A from the
-            origin, no charges, a charge beyond 3.2767 e), or no molecule at all.
         ConfigError: a file that cannot be written.
     """
-    for number, molecule in enumerate(molecules):
-        what = f"Molecule {number} ({molecule.name!r}) cannot be packed:"
-        if not 1 <= len(molecule) <= MAX_ATOMS or len(molecule.bonds) > 255:
-            raise MoleculeError(f"{what} it has {len(molecule)} atoms and {len(molecule.bonds)} bonds, not 1 to 255.")
-        if np.abs(molecule.positions).max() > 32.767:
-            raise MoleculeError(f"{what} an atom lies more than 32.767 A from the origin; centre the molecule.")
-        if molecule.charges is None or not (np.abs(molecule.charges) <= 3.2767).all():
-            raise MoleculeError(f"{what} it needs charges from -3.2767 to 3.2767 e.")
-    if not molecules:
-        raise MoleculeError(f"There is no molecule to write to {path}.")
-    pairs = np.concatenate([m.bonds for m in molecules])
-    arrays = {
-        "n_atoms": np.array([len(m) for m in molecules], np.uint8),
-        "n_bonds": np.array([len(m.bonds) for m in molecules], np.uint8),
-        "positions_milliangstrom": _rounded([m.positions * 1000 for m in molecules]),
-        "numbers": np.concatenate([m.numbers for m in molecules]).astype(np.uint8),
-        "charges_e4": _rounded([m.charges * 10_000 for m in molecules if m.charges is not None]),
-        "bonds": np.column_stack([pairs, np.ones(len(pairs), int)]).astype(np.uint8),
-        "smiles": np.array([m.name.encode() for m in molecules]),
-    }
-    write_arrays(arrays, path)
+    arrays = {key: getattr(molecules, key) for key in MOLECULE_SET_KEYS | OPTIONAL_KEYS}
+    ones = np.ones((len(molecules.bonds), 1), np.uint8)
+    arrays["bonds"] = np.hstack([molecules.bonds, ones])
+    write_arrays({key: array for key, array in arrays.items() if array is not None} | dict(further or {}), path)
 
 
 def _check_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    for key, (kinds, shape) in MOLECULE_SET_KEYS.items():
-        array = arrays[key]
+    for key, array in arrays.items():
+        kinds, shape = (MOLECULE_SET_KEYS | OPTIONAL_KEYS)[key]
         if array.dtype.kind not in kinds or array.ndim != len(shape) or array.shape[1:] != shape[1:]:
             raise MoleculeError(f"{path} is not a set of molecules: {key!r} is {array.dtype} {array.shape}.")
     n_atoms, n_bonds, numbers, bonds = (arrays[key] for key in ("n_atoms", "n_bonds", "numbers", "bonds"))
@@ -164,6 +218,12 @@ def _check_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         raise MoleculeError(f"{path} holds no molecules, or one without atoms; write it again.")
     if {len(n_bonds), len(arrays["smiles"])} != {len(n_atoms)} or n_bonds.min() < 0:
         raise MoleculeError(f"{path} is damaged: each molecule needs its n_atoms, n_bonds and smiles.")
+    if any(len(arrays[key]) != len(n_atoms) for key in OPTIONAL_KEYS if key in arrays):
+        raise MoleculeError(f"{path} is damaged: split and weight need one entry a molecule.")
+    if "split" in arrays and arrays["split"].max() >= len(PARTS):
+        raise MoleculeError(f"{path} is damaged: split must be 0 to {len(PARTS) - 1}.")
+    if "weight" in arrays and not (np.isfinite(arrays["weight"]).all() and arrays["weight"].min() > 0):
+        raise MoleculeError(f"{path} is damaged: weights must be positive numbers.")
     rows = {len(arrays[key]) for key in ("numbers", "positions_milliangstrom", "charges_e4")}
     if rows != {int(n_atoms.sum())} or len(bonds) != n_bonds.sum():
         raise MoleculeError(f"{path} is damaged: n_atoms and n_bonds do not add up to the lengths of the arrays.")
