@@ -240,9 +240,9 @@ def samples_a_second(molecules: MoleculeSet, threads: int = 2) -> float:
     """Spoiled samples of 64 x 64 pixels that `threads` threads make a second."""
     config = DataConfig(windows=((64, 64),))
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda i: make_sample(molecules, config, i, 32), range(20)))
+        list(pool.map(lambda i: make_sample(molecules, config, i), range(20)))
         start = time.perf_counter()
-        list(pool.map(lambda i: make_sample(molecules, config, i, 32), range(SAMPLES)))
+        list(pool.map(lambda i: make_sample(molecules, config, i), range(SAMPLES)))
         return SAMPLES / (time.perf_counter() - start)
 
 

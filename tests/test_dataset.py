@@ -13,22 +13,25 @@ from afmol.dataset import (
     LABEL_DEPTH,
     DataConfig,
     collate,
+    cropped,
     draw_molecule,
     halogenated,
     image,
     labels,
     lay_down,
     make_sample,
+    mirrored,
     nominal_conditions,
     random_conditions,
     rotation,
     spoil,
+    turned,
 )
 from afmol.elements import ELEMENTS, bonds_by_distance, element_index
 from afmol.molecules import MoleculeSet, load_molecules, pack_molecules
 from afmol.structures import Molecule
 
-SMALL = DataConfig(windows=((24, 24), (24, 16), (16, 24)), slices=5)
+SMALL = DataConfig(together=4, windows=((24, 24), (24, 16), (16, 24)), slices=5)
 CLEAN = replace(SMALL, noise=0.0, line_noise=0.0, drift=0.0, background=0.0, cut_outs=0, compression=0.0)
 
 
@@ -94,7 +97,7 @@ def same_sample(a, b) -> bool:
 
 def test_a_sample_is_a_function_of_the_configuration_and_its_number(molecules):
     def sample(i):
-        return make_sample(molecules, SMALL, i, 4)
+        return make_sample(molecules, SMALL, i)
 
     serial = [sample(i) for i in range(12)]
     backwards = [sample(i) for i in reversed(range(12))][::-1]
@@ -105,14 +108,14 @@ def test_a_sample_is_a_function_of_the_configuration_and_its_number(molecules):
         assert same_sample(a, c)
     assert not any(same_sample(serial[i], serial[j]) for i in range(12) for j in range(i))
     other = replace(SMALL, seed=1)
-    assert not any(same_sample(serial[i], make_sample(molecules, other, i, 4)) for i in range(4))
+    assert not any(same_sample(serial[i], make_sample(molecules, other, i)) for i in range(4))
 
 
 def test_samples_have_the_shape_of_their_batch_and_finite_values(molecules):
     config = replace(SMALL, windows=((24, 24), (24, 16), (16, 24), (20, 20)))
     shapes = []
     for i in range(40):
-        stack, atoms = make_sample(molecules, config, i, 4)
+        stack, atoms = make_sample(molecules, config, i)
         assert stack.dtype == np.float32
         assert np.isfinite(stack).all()
         shapes.append(stack.shape)
@@ -132,7 +135,7 @@ def test_labels_of_samples_are_the_atoms_and_bonds_of_the_molecule(molecules):
     config = replace(CLEAN, nominal_share=1.0, windows=((48, 48),))
     seen = set()
     for i in range(12):
-        _, atoms = make_sample(molecules, config, i, 4)
+        _, atoms = make_sample(molecules, config, i)
         bonds = np.argwhere(np.triu(np.ones((len(atoms), len(atoms))), 1))
         found = np.linalg.norm(np.diff(atoms.positions[bonds], axis=1)[:, 0], axis=1)
         for whole in molecules:
@@ -234,7 +237,7 @@ def test_atoms_of_samples_lie_where_their_image_is(tmp_path, nominal_share):
     config = replace(CLEAN, windows=((48, 40),), nominal_share=nominal_share)
     seen = 0
     for i in range(60):
-        stack, atoms = make_sample(load_molecules(tmp_path / "set.npz"), config, i, 4)
+        stack, atoms = make_sample(load_molecules(tmp_path / "set.npz"), config, i)
         if len(atoms) == 0 or (np.minimum(atoms.positions[0, :2], [12, 10] - atoms.positions[0, :2]) < 3).any():
             continue
         seen += 1
@@ -469,8 +472,85 @@ def test_without_artefacts_a_stack_is_only_thinned_out():
     assert 70 < sum(kept) < 92  # `fewer_slices`, one in five
 
 
+# --- image and labels move together: the moved sample is that of the moved molecule, simulated
+
+WINDOW, PIXEL = (40, 28), 0.25
+ORIGIN = (-4.6, -3.1)
+
+
+def scene_of(molecule: Molecule, origin, shape) -> tuple[np.ndarray, Molecule]:
+    """The ideal image of a molecule as it lies, and its labels."""
+    conditions = replace(nominal_conditions(rng()), distance=3.1)
+    stack = image(molecule, conditions, origin, shape, PIXEL, 4).data
+    return stack, labels(molecule, np.array(origin), np.array(shape) * PIXEL)
+
+
+def lying() -> Molecule:
+    """An asymmetric molecule, so large that some of its atoms lie outside the window."""
+    return lay_down(chain(14, 3), rng(5), 8.0, 0.4)
+
+
+def same_scene(one, other) -> None:
+    (stack, molecule), (stack_b, molecule_b) = one, other
+    assert stack.shape == stack_b.shape
+    assert np.abs(stack - stack_b).max() < 2e-3 * np.ptp(stack_b)
+    np.testing.assert_allclose(molecule.positions, molecule_b.positions, atol=1e-9)
+    np.testing.assert_array_equal(molecule.numbers, molecule_b.numbers)
+    np.testing.assert_array_equal(molecule.bonds, molecule_b.bonds)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5])
+def test_a_turned_sample_is_that_of_the_turned_molecule(turns):
+    molecule, (x, y) = lying(), ORIGIN
+    size = (WINDOW[0] * PIXEL, WINDOW[1] * PIXEL)
+    corners = np.array([[x, y], [x + size[0], y + size[1]]])
+    quarter = np.array([[0.0, 1.0], [-1.0, 0.0]])  # on rows
+    turn = np.linalg.matrix_power(quarter, turns)
+    p = molecule.positions.copy()
+    p[:, :2] = p[:, :2] @ turn
+    origin = (corners @ turn).min(0)
+    shape = WINDOW[::-1] if turns % 2 else WINDOW
+    expected = scene_of(replace(molecule, positions=p), (origin[0], origin[1]), shape)
+    assert 3 < len(expected[1]) < len(molecule)
+    same_scene(turned(*scene_of(molecule, ORIGIN, WINDOW), size, turns), expected)
+
+
+def test_a_mirrored_sample_is_that_of_the_mirrored_molecule():
+    molecule, (x, y) = lying(), ORIGIN
+    size = (WINDOW[0] * PIXEL, WINDOW[1] * PIXEL)
+    other = replace(molecule, positions=molecule.positions * [-1, 1, 1])
+    expected = scene_of(other, (-x - size[0], y), WINDOW)
+    same_scene(mirrored(*scene_of(molecule, ORIGIN, WINDOW), size), expected)
+
+
+@pytest.mark.parametrize(("start", "shape"), [((0, 0), (40, 28)), ((6, 3), (32, 24)), ((8, 4), (24, 20))])
+def test_a_cropped_sample_is_that_of_the_shifted_window(start, shape):
+    molecule, (x, y) = lying(), ORIGIN
+    size = (WINDOW[0] * PIXEL, WINDOW[1] * PIXEL)
+    stack, atoms = scene_of(molecule, ORIGIN, WINDOW)
+    conditions = replace(nominal_conditions(rng()), distance=3.1)
+    origin = (x + start[0] * PIXEL, y + start[1] * PIXEL)
+    part, left = cropped(stack, atoms, size, start, shape)
+    expected = image(molecule, conditions, origin, shape, PIXEL, 4).data
+    assert np.abs(part - expected).max() < 2e-3 * np.ptp(expected)
+    # the labels of what was labelled before: no others come in
+    truth = labels(replace(molecule, name=""), np.array(origin), np.array(shape) * PIXEL)
+    assert 0 < len(left) <= len(truth)
+    there = {tuple(row) for row in np.column_stack([truth.positions, truth.numbers]).round(6)}
+    assert all(tuple(row) in there for row in np.column_stack([left.positions, left.numbers]).round(6))
+
+
+def test_molecules_are_drawn_by_their_weights(molecules):
+    weighted = replace(molecules, weight=np.array([1, 1e-6, 5, 1e-6, 2], np.float32))
+    config = replace(SMALL, flat_share=0.0)
+    names = [draw_molecule(weighted, rng(i), config).numbers for i in range(800)]
+    counts = [sum(np.array_equal(n, molecules[k].numbers) for n in names) for k in range(5)]
+    assert counts[1] == counts[3] == 0
+    np.testing.assert_allclose(np.array(counts)[[0, 2, 4]] / 800, [1 / 8, 5 / 8, 2 / 8], atol=0.05)
+
+
 def test_batches_are_packed(molecules):
-    samples = [make_sample(molecules, SMALL, i, 4) for i in range(4)]
+    samples = [make_sample(molecules, SMALL, i) for i in range(4)]
     empty = (samples[0][0], labels(lamp(), np.array([50.0, 50.0]), np.array([4.0, 4.0])))
     samples.insert(2, empty)
     batch = collate(samples)
@@ -496,7 +576,7 @@ def test_batches_are_packed(molecules):
 
 
 def test_a_batch_of_two_is_two_batches(molecules):
-    samples = [make_sample(molecules, SMALL, i, 2) for i in range(2)]
+    samples = [make_sample(molecules, SMALL, i) for i in range(2)]
     both, first, second = collate(samples), collate(samples[:1]), collate(samples[1:])
     n = len(first.elements)
     torch.testing.assert_close(both.images, torch.cat([first.images, second.images]))
@@ -551,7 +631,7 @@ def test_molecules_without_hydrogen_on_carbon_stay_as_they_are():
 def test_the_share_of_halogenated_samples(molecules):
     def halogens(share: float) -> float:
         config = replace(CLEAN, halogenated_share=share)
-        found = [make_sample(molecules, config, i, 8)[1].numbers for i in range(60)]
+        found = [make_sample(molecules, config, i)[1].numbers for i in range(60)]
         return float(np.mean([np.isin(z, list(HALOGENS)).any() for z in found]))
 
     assert halogens(0.0) + 0.3 < halogens(1.0)

@@ -18,10 +18,10 @@ from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
 from afmol.model import ModelConfig, Ours
 from afmol.molecules import load_molecules, pack_molecules
 from afmol.structures import Molecule
-from afmol.training import Batches, TrainConfig, learning_rate, loader, train, validate, visible
+from afmol.training import TrainConfig, learning_rate, train, validate, visible
 
 TINY = ModelConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)
-DATA = DataConfig(windows=((32, 32),))
+DATA = DataConfig(together=4, windows=((32, 32),))
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +197,7 @@ def test_the_loss_falls(molecules):
     """On one batch that is seen again and again."""
     torch.manual_seed(0)
     packed = load_molecules(molecules)
-    batch = collate([make_sample(packed, DATA, i, 4) for i in range(4)])
+    batch = collate([make_sample(packed, DATA, i) for i in range(4)])
     model = Ours(TINY).train()
     optimizer = torch.optim.AdamW(training._groups(model, 0.02), lr=2e-2)
     curve = []
@@ -225,24 +225,6 @@ def test_learning_rate():
     assert 0 < learning_rate(1099, config) < 1e-5 * 0.01 * 10
     assert all(learning_rate(s, config) > learning_rate(s + 1, config) for s in range(100, 1099))
     assert learning_rate(0, TrainConfig("m.npz", warm_up=0)) == TrainConfig("m.npz").learning_rate
-
-
-def test_every_step_and_rank_has_its_own_samples(molecules):
-    packed = load_molecules(molecules)
-    config = tiny(molecules, Path("nowhere"), steps=3)
-    alone = list(loader(Batches(packed, config), 0))
-    later = list(loader(Batches(packed, config), 2))
-    eager = list(loader(Batches(packed, dataclasses.replace(config, workers=2)), 0))
-    ranks = [list(loader(Batches(packed, config, rank, 2), 0)) for rank in range(2)]
-    assert (len(alone), len(later), len(eager)) == (3, 1, 3)
-    assert torch.equal(later[0].images, alone[2].images)
-    assert all(torch.equal(x, y) for a, b in zip(alone, eager, strict=True) for x, y in zip(a, b, strict=True))
-    images = torch.cat([batch.images for rank in ranks for batch in rank])
-    assert len(torch.unique(images.flatten(1), dim=0)) == 2 * 3 * 4
-    # two ranks see what one rank would have seen in twice the steps
-    assert torch.equal(ranks[0][0].images, alone[0].images)
-    assert torch.equal(ranks[1][0].images, alone[1].images)
-    assert torch.equal(ranks[0][1].images, alone[2].images)
 
 
 def test_biases_and_norms_do_not_decay():

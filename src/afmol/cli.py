@@ -5,6 +5,7 @@ Heavy modules are imported inside the commands, so that `afmol --help` answers a
 
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -227,6 +228,107 @@ def train(config: Path, arguments: list[str]) -> None:
     print(f"{weights}, {picture}")
 
 
+def dataset_make(config: Path, arguments: list[str]) -> None:
+    """Simulate samples and store them: DIR/train_00000.h5 and so on.
+
+    Example: afmol dataset make configs/dataset.toml -o samples --samples 2048
+
+    Run it again after a stop: shards that are there and whole are kept. CONFIG is a TOML file; each of its fields can be
+    set on the command line.
+    """
+    from tqdm import tqdm
+
+    from .checkpoint import config_from_toml
+    from .shards import SetConfig, make
+
+    usual = config_from_toml(SetConfig, config)
+
+    def command(
+        out: Folder,
+        chosen: Annotated[SetConfig, tyro.conf.arg(name="")] = usual,
+        scheduler: str = "",
+        workers: int | None = None,
+    ) -> None:
+        """Simulate samples and store them.
+
+        Args:
+            out: folder for the shards; made if it does not exist.
+            chosen: what they are made from.
+            scheduler: address of a Dask scheduler, such as tcp://node1:8786; this machine alone if empty.
+            workers: processes on this machine; its cores if not given, 0 for this process alone.
+        """
+        shards = -(-chosen.samples // max(1, chosen.data.together))
+        counts: Counter[str] = Counter()
+        with tqdm(total=shards * chosen.data.together, unit="sample", mininterval=1) as bar:
+            for _, path, done in make(chosen, out, scheduler, workers):
+                counts[done] += 1
+                bar.update(chosen.data.together)
+                if "damaged" in done:
+                    tqdm.write(f"{path}: {done}")
+        print(f"{out}: {', '.join(f'{n} shards {done}' for done, n in sorted(counts.items()))}")
+
+    tyro.cli(command, prog="afmol dataset make CONFIG", description=dataset_make.__doc__, args=arguments)
+
+
+def dataset_check(folder: tyro.conf.Positional[Path]) -> None:
+    """Read every shard of a folder and compare its checksum; names the damaged ones and exits with 2.
+
+    Example: afmol dataset check samples
+
+    Args:
+        folder: of shards.
+    """
+    from tqdm import tqdm
+
+    from .errors import ShardError
+    from .shards import read_shard, shard_files
+
+    files, samples, atoms, bad = shard_files(folder), 0, 0, 0
+    for file in tqdm(files, unit="shard", mininterval=1):
+        try:
+            shard, _ = read_shard(file)
+        except ShardError as error:
+            bad += 1
+            tqdm.write(_sentence(error), file=sys.stderr)
+        else:
+            samples += len(shard.images)
+            atoms += int((shard.xyz[..., 4] > 0).sum())
+    print(f"{folder}: {len(files) - bad} whole shards, {samples} samples, {atoms} labelled atoms; {bad} damaged")
+    if bad:
+        sys.exit(2)
+
+
+def dataset_show(
+    source: tyro.conf.Positional[Path],
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.png")],
+    samples: int = 12,
+    first: int = 0,
+) -> None:
+    """Draw samples with their labels, from stored shards or as a configuration would make them.
+
+    Example: afmol dataset show samples -o samples.png
+
+    Args:
+        source: folder of shards, or the TOML file of a set (nothing is stored then).
+        out: picture to write (.png, .pdf, .svg).
+        samples: how many.
+        first: the first of them.
+    """
+    from .checkpoint import config_from_toml
+    from .plots import contact_sheet
+    from .shards import SetConfig, some_samples
+    from .structures import Scan
+
+    if samples < 1 or first < 0:
+        raise ConfigError("--samples must be at least 1, --first at least 0.")
+    chosen = source if source.is_dir() else config_from_toml(SetConfig, source)
+    found = list(some_samples(chosen, first, samples))
+    scans = [(Scan(stack, size, None, f"sample {first + i}"), atoms) for i, (stack, atoms, size) in enumerate(found)]
+    numbers = f"{len(found)} samples, {sum(len(atoms) for _, atoms in scans)} labelled atoms, clearest slice of each"
+    contact_sheet(scans, out, source.name, numbers)
+    print(out)
+
+
 def evaluate(
     data: Path,
     out: Folder,
@@ -298,6 +400,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "info": info,
 }
+DATASET: dict[str, Callable[..., None]] = {"check": dataset_check, "show": dataset_show}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -305,12 +408,21 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["train"]:
-            _train(arguments[1:])
+            _with_config(train, "afmol train", arguments[1:])
+        elif arguments[:2] == ["dataset", "make"]:
+            _with_config(dataset_make, "afmol dataset make", arguments[2:])
+        elif arguments[:1] == ["dataset"]:
+            tyro.extras.subcommand_cli_from_dict(
+                {"make": _help_of(dataset_make)} | DATASET,
+                prog="afmol dataset",
+                description="Stored samples: simulated images with labels, in shards.",
+                args=arguments[1:] or ["--help"],
+            )
         elif arguments[:1] == ["--version"]:
             print(__version__)
         else:
             tyro.extras.subcommand_cli_from_dict(
-                COMMANDS | {"train": _train_help},
+                COMMANDS | {"train": _help_of(train), "dataset": _dataset},
                 prog="afmol",
                 description="Molecules from stacks of atomic force microscopy images.",
                 args=arguments,
@@ -320,20 +432,31 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _train(arguments: list[str]) -> None:
+def _with_config(command: Callable[[Path, list[str]], None], name: str, arguments: list[str]) -> None:
     """CONFIG decides the defaults of all the other arguments, so it is read first."""
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: afmol train CONFIG [--field value ...]\n\n{train.__doc__}")
-        print("    Fields: afmol train CONFIG --help")
+        print(f"usage: {name} CONFIG [--field value ...]\n\n{command.__doc__}")
+        print(f"    Fields: {name} CONFIG --help")
         sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
-    train(Path(arguments[0]), arguments[1:])
+    command(Path(arguments[0]), arguments[1:])
 
 
-def _train_help(config: tyro.conf.Positional[Path]) -> None:
-    _train([str(config)])
+def _help_of(command: Callable[[Path, list[str]], None]) -> Callable[[tyro.conf.Positional[Path]], None]:
+    """For the list of commands: one with a configuration, which is never called from there."""
+
+    def listed(config: tyro.conf.Positional[Path]) -> None:
+        raise AssertionError
+
+    listed.__doc__ = command.__doc__
+    return listed
 
 
-_train_help.__doc__ = train.__doc__
+def _dataset(command: tyro.conf.Positional[Literal["make", "check", "show"]]) -> None:
+    """Stored samples: make, check, show.
+
+    Example: afmol dataset make configs/dataset.toml -o samples
+    """
+    raise AssertionError
 
 
 def _unused(stem: str, used: set[str]) -> str:

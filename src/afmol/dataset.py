@@ -1,4 +1,4 @@
-"""Training samples, made when they are needed: sample i is a function of (configuration, batch size, i).
+"""Training samples, made when they are needed: sample i is a function of (configuration, i).
 
     molecule -> lay_down -> conditions (tip, height, force parameters) -> simulate -> spoil -> Batch
 
@@ -21,6 +21,7 @@ from .molecules import MoleculeSet
 from .simulation import Grid, Tip, simulate, standard_heights
 from .simulation.afm import STANDARD_DISTANCE
 from .simulation.artefacts import (
+    Stack,
     background_tilt,
     compressed,
     cut_outs,
@@ -44,6 +45,8 @@ class DataConfig:
     """How samples are drawn. Shares are probabilities; artefacts are drawn up to the value given."""
 
     seed: int = 0
+    together: int = 32
+    """Samples in a row that share an image size: a multiple of the batch size; in a stored set, the samples of a shard."""
     flat_share: float = 0.6
     """Share of samples of molecules flatter than `flat_limit`, the ones that experiments image."""
     flat_limit: float = 1.6
@@ -57,7 +60,7 @@ class DataConfig:
     """A."""
     slices: int = 10
     windows: tuple[tuple[int, int], ...] = ((64, 64), (64, 48), (48, 64), (56, 56), (48, 48))
-    """Image sizes in pixels; one a batch."""
+    """Image sizes in pixels; one of them for each `together` samples."""
     tilt: float = 5.0
     """Standard deviation of the tilt of a molecule against the surface, degrees."""
     bend: float = 0.3
@@ -76,6 +79,10 @@ class DataConfig:
     background: float = 0.1
     cut_outs: int = 3
     compression: float = 0.4
+
+
+Sample = tuple[Float[np.ndarray, "_ _ _"], Molecule]
+"""A stack (nx, ny, slices) and its labels in the image's frame."""
 
 
 class Batch(NamedTuple):
@@ -206,11 +213,15 @@ def spoil(
 
 
 def draw_molecule(molecules: MoleculeSet, rng: np.random.Generator, config: DataConfig) -> Molecule:
-    """A molecule of the set, flat ones weighted up."""
+    """A molecule of the set by its weights, if it has any; flat ones weighted up."""
+    among = np.arange(len(molecules))
     flat = np.flatnonzero(molecules.flatness < config.flat_limit)
     if len(flat) and rng.random() < config.flat_share:
-        return molecules[int(flat[rng.integers(len(flat))])]
-    return molecules[int(rng.integers(len(molecules)))]
+        among = flat
+    if molecules.weight is None:
+        return molecules[int(among[rng.integers(len(among))])]
+    sums = np.cumsum(molecules.weight[among], dtype=float)
+    return molecules[int(among[np.searchsorted(sums, rng.random() * sums[-1], "right")])]
 
 
 def halogenated(molecule: Molecule, rng: np.random.Generator, most: int = 3) -> Molecule:
@@ -238,12 +249,10 @@ def halogenated(molecule: Molecule, rng: np.random.Generator, most: int = 3) -> 
     return replace(molecule, positions=p, numbers=numbers, charges=charges)
 
 
-def make_sample(
-    molecules: MoleculeSet, config: DataConfig, i: int, batch_size: int
-) -> tuple[Float[np.ndarray, "nx ny nz"], Molecule]:
+def make_sample(molecules: MoleculeSet, config: DataConfig, i: int) -> Sample:
     """Sample i: the spoiled stack and the labelled atoms (in the image, at most LABEL_DEPTH deep), image frame."""
     rng = np.random.default_rng((config.seed, 1, i))
-    window = np.random.default_rng((config.seed, 2, i // batch_size)).choice(config.windows)
+    window = np.random.default_rng((config.seed, 2, i // config.together)).choice(config.windows)
     nominal = rng.random() < config.nominal_share
     molecule = draw_molecule(molecules, rng, config)
     if config.halogenated_share and rng.random() < config.halogenated_share:
@@ -273,15 +282,40 @@ def labels(molecule: Molecule, origin: Float[np.ndarray, " 2"], size: Float[np.n
     p = molecule.positions - [*origin, 0]
     inside = ((p[:, :2] > 0) & (p[:, :2] < size)).all(1)
     if not inside.any():
-        return Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int))
+        return Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int), charges=np.zeros(0))
     p[:, 2] -= p[inside, 2].max()
     keep = inside & (p[:, 2] >= -LABEL_DEPTH)
     place = np.cumsum(keep) - 1
     bonds = molecule.bonds[keep[molecule.bonds].all(1)]
-    return Molecule(p[keep], molecule.numbers[keep], place[bonds])
+    charges = None if molecule.charges is None else molecule.charges[keep]
+    return Molecule(p[keep], molecule.numbers[keep], place[bonds], charges)
 
 
-def collate(samples: Sequence[tuple[Float[np.ndarray, "nx ny nz"], Molecule]]) -> Batch:
+def turned(stack: Stack, molecule: Molecule, size: tuple[float, float], turns: int) -> Sample:
+    """Image and atoms by quarter turns counter-clockwise; `size` are the lengths before, A."""
+    p = molecule.positions.copy()
+    lx, ly = size
+    for _ in range(turns % 4):
+        p[:, :2] = np.stack([ly - p[:, 1], p[:, 0]], 1)
+        lx, ly = ly, lx
+    return np.rot90(stack, turns), replace(molecule, positions=p)
+
+
+def mirrored(stack: Stack, molecule: Molecule, size: tuple[float, float]) -> Sample:
+    """Image and atoms, left and right exchanged."""
+    return stack[::-1], replace(molecule, positions=molecule.positions * [-1, 1, 1] + [size[0], 0, 0])
+
+
+def cropped(
+    stack: Stack, molecule: Molecule, size: tuple[float, float], start: tuple[int, int], shape: tuple[int, int]
+) -> Sample:
+    """The part of `shape` pixels from pixel `start` on, and the atoms that are labelled in it."""
+    pixel = np.array(size) / stack.shape[:2]
+    part = stack[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
+    return part, labels(molecule, start * pixel, part.shape[:2] * pixel)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
     """Pack samples of one image size into a Batch."""
     start = np.cumsum([0] + [len(m) for _, m in samples])
     return Batch(

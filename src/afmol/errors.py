@@ -18,6 +18,10 @@ class MoleculeError(AfmolError):
         """The kind of mistake in a few words, to count by; empty where nobody counts."""
 
 
+class ShardError(AfmolError):
+    """A file of stored samples that is missing, damaged, or something else."""
+
+
 class WeightsError(AfmolError):
     """A weight file that cannot be loaded."""
 

@@ -1,7 +1,7 @@
-"""Training: samples made on the fly, our own loop on Lightning Fabric, checkpoints with exact resume.
+"""Training: samples made on the fly or stored, our own loop on Lightning Fabric, checkpoints with exact resume.
 
-Step s sees the samples s * batch ... (s + 1) * batch - 1 of the data configuration and a generator seeded by s, so that
-a run that was stopped goes on as if it had not been.
+Step s sees the batch s of the loader (loader.py) and a generator seeded by s, so that a run that was stopped goes on as
+if it had not been.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .checkpoint import load_model, load_training, save_model, save_training
 from .dataset import Batch, DataConfig, collate, make_sample
 from .errors import ConfigError
+from .loader import Batches, Simulated, Source, Stored, loader
 from .metrics import compare, summary, total
 from .model import ModelConfig, Ours
 from .molecules import MoleculeSet, load_molecules
@@ -30,10 +30,12 @@ from .structures import Molecule
 class TrainConfig:
     """One training run."""
 
-    molecules: str
-    """Packed molecule set (.npz) to train on."""
+    molecules: str = ""
+    """Packed molecule set (.npz) to train on; of one that is split, its training part."""
+    stored: str = ""
+    """Folder of stored samples (afmol dataset make) in place of molecules: nothing is simulated."""
     validation: str = ""
-    """Packed molecule set to validate on; none if empty."""
+    """Packed molecule set to validate on, of one that is split its validation part; none if empty."""
     out: str = "runs/base"
     """Folder for metrics.jsonl, checkpoint.safetensors and the weights."""
     name: str = "base"
@@ -42,7 +44,7 @@ class TrainConfig:
     """Weights to start from (a shipped name or a file, of the same model); random ones if empty."""
     steps: int = 10000
     batch_size: int = 32
-    """Samples a step, on each device."""
+    """Samples a step, on each device; divides `data.together`."""
     learning_rate: float = 2e-3
     """At the top of the schedule: linear warm-up, then cosine to zero."""
     warm_up: int = 300
@@ -57,38 +59,9 @@ class TrainConfig:
     devices: int = 1
     precision: str = "bf16-mixed"
     workers: int = 2
-    """Processes that make samples, 4 batches ahead; 0: made between the steps."""
+    """Processes that make or read samples, 4 batches ahead; 0: between the steps."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-
-
-class Batches(Dataset[Batch]):
-    """The batch of each step, as one of `world` processes that train together sees it: no two see the same sample."""
-
-    def __init__(self, molecules: MoleculeSet, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
-        self.molecules, self.config, self.rank, self.world = molecules, config, rank, world
-
-    def __len__(self) -> int:
-        return self.config.steps
-
-    def __getitem__(self, index: int) -> Batch:
-        size = self.config.batch_size
-        first = (index * self.world + self.rank) * size
-        samples = (make_sample(self.molecules, self.config.data, i, size) for i in range(first, first + size))
-        return collate(list(samples))
-
-
-def loader(batches: Batches, start: int) -> DataLoader[Batch]:
-    """The batches of the steps from `start` on, made by other processes while this one works."""
-    workers = batches.config.workers
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(start, len(batches)),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
-    )
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -110,14 +83,14 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ConfigError: numbers that do not fit, an output folder that cannot be written.
         WeightsError: weights to start from, or a checkpoint, that cannot be read.
-        MoleculeError: a molecule set that cannot be read.
+        MoleculeError: a molecule set that cannot be read. ShardError: stored samples that cannot be.
     """
     if (config.data.pixel, config.data.slices) != (config.model.pixel, config.model.slices):
         raise ConfigError("The data's pixel and slices must be those that the model takes.")
     if min(config.steps, config.batch_size, config.workers + 1) < 1:
         raise ConfigError("Steps and batch_size must be at least 1, workers at least 0.")
-    molecules = load_molecules(config.molecules)
-    validation = load_molecules(config.validation) if config.validation else None
+    samples = _samples(config)
+    validation = load_molecules(config.validation, "validation") if config.validation else None
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -146,8 +119,13 @@ def train(config: TrainConfig) -> Path:
     ):
         recent: list[dict[str, torch.Tensor]] = []
         clock = time.perf_counter()
-        stream = loader(Batches(molecules, config, fabric.global_rank, fabric.world_size), start)
-        for step, cpu_batch in enumerate(stream, start):
+        batches = Batches(samples, config.steps, fabric.global_rank, fabric.world_size)
+        stream = iter(loader(batches, start, config.workers))
+        waited = 0.0
+        for step in range(start, config.steps):
+            asked = time.perf_counter()
+            cpu_batch = next(stream)
+            waited += time.perf_counter() - asked
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config)
             model.train()
@@ -168,11 +146,12 @@ def train(config: TrainConfig) -> Path:
                 row["samples_per_second"] = round(
                     len(recent) * config.batch_size * fabric.world_size / (now - clock), 1
                 )
+                row["waiting"] = round(waited / (now - clock), 4)  # share of the time, for samples
                 row["learning_rate"] = learning_rate(step, config)
-                recent, clock = [], now
+                recent, clock, waited = [], now, 0.0
             if validation is not None and (done % config.validate_every == 0 or last) and fabric.global_rank == 0:
                 row |= {f"validation_{k}": v for k, v in validate(model, validation, config).items()}
-                clock = time.perf_counter()
+                clock, waited = time.perf_counter(), 0.0
             if row and fabric.global_rank == 0:
                 log.write(json.dumps({"step": done} | row) + "\n")
                 log.flush()
@@ -180,6 +159,15 @@ def train(config: TrainConfig) -> Path:
                 save_model(model, weights, config.name)
                 save_training(checkpoint, model, optimizer.optimizer, done, dataclasses.asdict(config))
     return weights
+
+
+def _samples(config: TrainConfig) -> Source:
+    """Where the batches come from."""
+    if bool(config.molecules) == bool(config.stored):
+        raise ConfigError("A training run needs either molecules (a packed set) or stored (a folder of samples).")
+    if config.molecules:
+        return Simulated(load_molecules(config.molecules, "train"), config.data, config.batch_size)
+    return Stored(config.stored, config.batch_size, config.model.pixel, config.model.slices, config.data.seed)
 
 
 def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -192,11 +180,11 @@ def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]
 def validate(model: Ours, molecules: MoleculeSet, config: TrainConfig) -> dict[str, float | None]:
     """Figures on samples drawn as for training from other molecules; the same ones each time."""
     model.eval()
-    data = dataclasses.replace(config.data, seed=config.data.seed + 1000)
     size = config.batch_size
+    data = dataclasses.replace(config.data, seed=config.data.seed + 1000, together=size)
     compared = []
     for first in range(0, config.validation_samples, size):
-        samples = [make_sample(molecules, data, i, size) for i in range(first, first + size)]
+        samples = [make_sample(molecules, data, i) for i in range(first, first + size)]
         batch = on_device(collate(samples), next(model.parameters()).device)
         for found, (_, truth) in zip(model.predict(batch.images), samples, strict=True):
             compared.append(compare(found, truth, visible(truth, config.model.depth)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from .errors import ConfigError
+from .errors import AfmolError, ConfigError
 
 RETRIES = 3
 """How often a task that failed, or whose worker died, is given to another."""
@@ -38,7 +38,7 @@ def results(
 
     Raises:
         ConfigError: a scheduler that does not answer.
-        What the function raised, where it did so RETRIES + 1 times.
+        AfmolError: the first that the function raised; what else it raised RETRIES + 1 times.
     """
     if workers == 0 and not scheduler:
         yield from map(function, tasks)
@@ -62,10 +62,21 @@ def results(
             room = AHEAD * len(client.scheduler_info(n_workers=-1)["workers"])
 
             def submitted(count: int) -> list[Any]:
-                return [client.submit(function, t, retries=RETRIES, pure=False) for t in islice(waiting, count)]
+                return [client.submit(_tried, function, t, retries=RETRIES, pure=False) for t in islice(waiting, count)]
 
             running = as_completed(submitted(room), loop=client.loop)
             for done in running:
-                yield done.result()
+                found = done.result()
+                if isinstance(found, AfmolError):
+                    raise found
+                yield found
                 done.release()
                 running.update(submitted(1))
+
+
+def _tried(function: Callable[[_Task], _Result], task: _Task) -> _Result | AfmolError:
+    """A mistake of the user is a result: to try again would not mend it."""
+    try:
+        return function(task)
+    except AfmolError as error:
+        return error

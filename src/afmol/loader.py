@@ -1,0 +1,149 @@
+"""Batches for training, made or read by other processes while this one works.
+
+A batch is a function of its number q. Of `world` processes that train together, step s of process `rank` gets batch
+q = s world + rank: no two see the same sample, none waits for another, and a run that goes on at step s sees what it
+would have seen. Map-style and counted in steps, since data sets that end unevenly hang processes that train together.
+"""
+
+from bisect import bisect_right
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .dataset import Batch, DataConfig, Sample, collate, cropped, make_sample, mirrored, turned
+from .errors import ConfigError, ShardError
+from .molecules import MoleculeSet
+from .shards import Shard, read_shard, shard_files, shard_length
+
+SHIFT = 8
+"""From the second epoch on stored images lose this many pixels a side, at random left or right, below or above."""
+AHEAD = 4
+"""Batches that each worker holds ready."""
+
+
+class Simulated:
+    """Samples made on the fly: batch q holds the samples q size ... (q + 1) size - 1 of the configuration.
+
+    Raises:
+        ConfigError: a batch size that does not divide `together`, so that a batch would mix image sizes.
+    """
+
+    def __init__(self, molecules: MoleculeSet, data: DataConfig, size: int) -> None:
+        if data.together % size:
+            raise ConfigError(f"data.together ({data.together}) must be a multiple of the batch size ({size}).")
+        self.molecules, self.data, self.size = molecules, data, size
+
+    def batch(self, q: int) -> Batch:
+        """Batch q."""
+        return collate([make_sample(self.molecules, self.data, i) for i in range(q * self.size, (q + 1) * self.size)])
+
+
+class Stored:
+    """Samples of a folder of shards, epoch after epoch.
+
+    In the first epoch they come in their order, as `Simulated` would make them. In later ones shards and the samples
+    in each are shuffled, and each image is turned, mirrored and cropped at random. A batch comes from one shard; the
+    samples that do not fill one are left out, others in each epoch.
+
+    Args:
+        folder: of shards.
+        size: samples of a batch.
+        pixel, slices: what the images must have, A.
+        seed: of the order and the variations of the later epochs.
+
+    Raises:
+        ShardError: no shard, none that fills a batch; a damaged one, or one of other images, when its turn comes.
+    """
+
+    def __init__(self, folder: str | Path, size: int, pixel: float, slices: int, seed: int = 0) -> None:
+        self.files, self.size, self.seed = shard_files(folder), size, seed
+        self.pixel, self.slices = pixel, slices
+        self.batches = [shard_length(file) // size for file in self.files]
+        if not sum(self.batches):
+            raise ShardError(f"No shard in {folder} holds the {size} samples of a batch.")
+
+    def batch(self, q: int) -> Batch:
+        """Batch q; q may go through any number of epochs."""
+        epoch, place = divmod(q, sum(self.batches))
+        order = range(len(self.files))
+        if epoch:
+            order = np.random.default_rng((self.seed, 3, epoch)).permutation(len(self.files)).tolist()
+        ends = list(accumulate(self.batches[k] for k in order))
+        turn = bisect_right(ends, place)
+        k, b = order[turn], place - (ends[turn - 1] if turn else 0)
+        shard = self._shard(self.files[k])
+        samples = list(shard.samples())
+        if not epoch:
+            return collate(samples[b * self.size : (b + 1) * self.size])
+        rng = np.random.default_rng((self.seed, 4, epoch, k))
+        chosen = rng.permutation(len(samples))[b * self.size : (b + 1) * self.size]
+        return collate(varied([samples[i] for i in chosen], shard.size, np.random.default_rng((self.seed, 5, q))))
+
+    def _shard(self, file: Path) -> Shard:
+        shard = _read(file)
+        _, nx, ny, slices = shard.images.shape
+        if slices != self.slices or not np.allclose(np.divide(shard.size, (nx, ny)), self.pixel, rtol=1e-3):
+            raise ShardError(
+                f"{file} holds images of {slices} slices and pixels of {shard.size[0] / nx:.3g} x {shard.size[1] / ny:.3g} "
+                f"A, not {self.slices} and {self.pixel:g} A."
+            )
+        return shard
+
+
+Source = Simulated | Stored
+"""What has a batch q, for any q from 0 on."""
+
+
+@lru_cache(maxsize=2)
+def _read(file: Path) -> Shard:
+    """Kept from batch to batch, in each process."""
+    return read_shard(file)[0]
+
+
+def varied(samples: list[Sample], size: tuple[float, float], rng: np.random.Generator) -> list[Sample]:
+    """The samples of a batch turned by quarter turns, mirrored, and cropped by SHIFT pixels, labels and all.
+
+    All by an even or all by an odd number of quarter turns: a batch has one shape.
+    """
+    odd = int(rng.integers(2))
+    found = []
+    for stack, molecule in samples:
+        here, lengths = (stack, molecule), size
+        if rng.integers(2):
+            here = mirrored(*here, lengths)
+        here = turned(*here, lengths, odd + 2 * int(rng.integers(2)))
+        lengths = lengths[::-1] if odd else lengths
+        nx, ny, _ = here[0].shape
+        spare = (min(SHIFT, nx // 4), min(SHIFT, ny // 4))
+        x, y = (int(rng.integers(s + 1)) for s in spare)
+        found.append(cropped(*here, lengths, (x, y), (nx - spare[0], ny - spare[1])))
+    return found
+
+
+class Batches(Dataset[Batch]):
+    """The batch of each step, as one of `world` processes that train together sees it."""
+
+    def __init__(self, source: Source, steps: int, rank: int = 0, world: int = 1) -> None:
+        self.source, self.steps, self.rank, self.world = source, steps, rank, world
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.source.batch(step * self.world + self.rank)
+
+
+def loader(batches: Batches, start: int = 0, workers: int = 2) -> DataLoader[Batch]:
+    """The batches of the steps from `start` on, by `workers` processes, AHEAD each; 0: between the steps."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,217 @@
+"""Batches: each process its own samples, none twice, the same whoever loads them and wherever a run goes on."""
+
+import itertools
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from test_dataset import chain, flat_ring, lamp
+
+from afmol.dataset import Batch, DataConfig, make_sample
+from afmol.elements import ELEMENTS
+from afmol.errors import ConfigError, ShardError
+from afmol.loader import SHIFT, Batches, Simulated, Stored, loader, varied
+from afmol.molecules import MoleculeSet, load_molecules, pack_molecules
+from afmol.shards import SetConfig, make, read_shard, shard_files
+
+DATA = DataConfig(together=4, windows=((24, 24), (24, 16)), slices=4)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> SetConfig:
+    path = tmp_path_factory.mktemp("molecules") / "set.npz"
+    pack_molecules([flat_ring(), lamp(), chain(), flat_ring(5, 16)], path)
+    return SetConfig(str(path), samples=20, data=DATA)
+
+
+@pytest.fixture(scope="module")
+def molecules(config) -> MoleculeSet:
+    return load_molecules(config.molecules)
+
+
+@pytest.fixture(scope="module")
+def folder(config, tmp_path_factory) -> Path:
+    """Five shards of four samples."""
+    path = tmp_path_factory.mktemp("set")
+    list(make(config, path, workers=0))
+    return path
+
+
+def stored(folder: Path, size: int = 2, seed: int = 0) -> Stored:
+    return Stored(folder, size, DATA.pixel, DATA.slices, seed)
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def kinds(batches: list[Batch]) -> list[tuple]:
+    """What identifies a sample however it was turned: the sorted elements of its atoms and its brightness."""
+    return [tuple(image.flatten().sort().values[::50].tolist()) for batch in batches for image in batch.images]
+
+
+# --- the first epoch of a stored set is what would have been simulated
+
+
+def test_stored_and_simulated_batches_are_identical(molecules, folder):
+    simulated, read = Simulated(molecules, DATA, 2), stored(folder)
+    assert all(equal(simulated.batch(q), read.batch(q)) for q in range(10))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(molecules, folder, workers):
+    for source in (Simulated(molecules, DATA, 2), stored(folder)):
+        alone = list(loader(Batches(source, 25), workers=0))
+        assert len(alone) == 25
+        assert all(equal(a, b) for a, b in zip(alone, loader(Batches(source, 25), workers=workers), strict=True))
+
+
+# --- every rank has its own, nothing is repeated, a run goes on where it was
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_together_see_what_one_would_have_seen(molecules, folder, world):
+    for source in (Simulated(molecules, DATA, 2), stored(folder)):
+        alone = list(loader(Batches(source, 6 * world), workers=0))
+        ranks = [list(loader(Batches(source, 6, rank, world), workers=0)) for rank in range(world)]
+        assert all(equal(a, b) for a, b in zip(alone, itertools.chain(*zip(*ranks, strict=True)), strict=True))
+
+
+@pytest.mark.parametrize("start", [1, 7, 13])
+def test_a_run_goes_on_in_the_middle_of_an_epoch(folder, start):
+    source = stored(folder)
+    whole = list(loader(Batches(source, 15, 1, 2), workers=0))
+    later = list(loader(Batches(stored(folder), 15, 1, 2), start, workers=1))
+    assert len(later) == 15 - start
+    assert all(equal(a, b) for a, b in zip(whole[start:], later, strict=True))
+
+
+def test_no_sample_is_repeated_within_an_epoch(molecules, folder):
+    assert len(set(kinds([Simulated(molecules, DATA, 2).batch(q) for q in range(10)]))) == 20
+    assert len(set(kinds([stored(folder).batch(q) for q in range(10)]))) == 20
+
+
+def test_each_epoch_has_every_sample_once_in_another_order(folder):
+    """Without variations, so that samples can be told: labels of a shard's samples in the order in which they come."""
+    source = stored(folder)
+    seen = []
+    for epoch in (1, 2, 3):
+        atoms = [sum(len(m) for _, m in read_shard(file)[0].samples()) for file in shard_files(folder)]
+        batches = [source.batch(10 * epoch + b) for b in range(10)]
+        found = [int((batch.images[0] != batch.images[1]).any()) for batch in batches]
+        assert all(found)
+        assert sum(len(batch.positions) for batch in batches) <= sum(atoms)  # cropped
+        seen.append(tuple(round(float(batch.images.sum()), 3) for batch in batches))
+    assert len(set(seen)) == 3
+
+
+def test_epochs_shuffle_and_leave_none_out(folder, monkeypatch):
+    monkeypatch.setattr("afmol.loader.varied", lambda samples, size, rng: samples)
+    source = stored(folder)
+    first = kinds([source.batch(q) for q in range(10)])
+    second = kinds([source.batch(q) for q in range(10, 20)])
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert kinds([stored(folder, seed=1).batch(q) for q in range(10, 20)]) != second
+
+
+def test_what_does_not_fill_a_batch_changes_from_epoch_to_epoch(folder, monkeypatch):
+    monkeypatch.setattr("afmol.loader.varied", lambda samples, size, rng: samples)
+    source = stored(folder, 3)
+    assert source.batches == [1] * 5
+    seen = [set(kinds([source.batch(5 * epoch + b) for b in range(5)])) for epoch in range(8)]
+    assert all(len(epoch) == 15 for epoch in seen)
+    assert len(set().union(*seen)) == 20
+
+
+def _rank(rank: int, world: int, folder: str, port: int, results) -> None:
+    """One of several processes that train together."""
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    source = Stored(folder, 2, DATA.pixel, DATA.slices)
+    sums = []
+    for batch in loader(Batches(source, 12, rank, world), workers=0):
+        total = batch.images.double().sum()
+        dist.all_reduce(total)  # hangs if one of them has fewer batches
+        sums.append(float(total))
+    results.put((rank, sums))
+    dist.destroy_process_group()
+
+
+def test_processes_that_train_together_keep_step(folder):
+    """gloo on this machine; 12 steps of two ranks through a set of 10 batches: the epochs end in mid-step."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    port = 20000 + np.random.default_rng().integers(20000)
+    processes = [context.Process(target=_rank, args=(r, 2, str(folder), int(port), results)) for r in range(2)]
+    for process in processes:
+        process.start()
+    found = dict(results.get(timeout=90) for _ in processes)
+    for process in processes:
+        process.join(30)
+    source = stored(folder)
+    expected = [float(sum(source.batch(2 * s + r).images.double().sum() for r in range(2))) for s in range(12)]
+    for sums in found.values():
+        np.testing.assert_allclose(sums, expected, rtol=1e-12)
+
+
+# --- variations of the later epochs
+
+
+def test_variations_keep_atoms_on_their_image(molecules):
+    """A bright atom on a dark ground, followed through turns, mirrors and crops."""
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        stack = np.zeros((24, 16, 2), np.float32)
+        i, j = rng.integers([24, 16])
+        stack[i, j] = 1
+        _, atom = make_sample(molecules, DATA, 0)
+        place = (np.array([i, j]) + 0.5) * DATA.pixel
+        atom = replace(
+            atom,
+            positions=np.array([[*place, 0.0]]),
+            numbers=np.array([7]),
+            bonds=np.zeros((0, 2), int),
+            charges=None,
+        )
+        ((image, found),) = varied([(stack, atom)], (6.0, 4.0), np.random.default_rng(seed))
+        assert image.shape in {(24 - 6, 16 - 4, 2), (16 - 4, 24 - 6, 2)}  # SHIFT is more than a quarter of this one
+        assert len(found) == int(image.max())
+        if len(found):
+            x, y, _ = np.unravel_index(image.argmax(), image.shape)
+            np.testing.assert_allclose(found.positions[0, :2], (np.array([x, y]) + 0.5) * DATA.pixel)
+    assert SHIFT < 24
+
+
+def test_later_epochs_vary(folder):
+    source = stored(folder)
+    batches = [source.batch(q) for q in range(10, 60)]
+    assert {tuple(b.images.shape[2:]) for b in batches} == {(18, 18), (18, 12), (12, 18)}
+    assert all((b.elements < len(ELEMENTS)).all() for b in batches)
+    inside = [(b.positions[:, :2] >= 0).all() and (b.positions[:, :2].max() < 24 * DATA.pixel) for b in batches]
+    assert all(inside)
+
+
+# --- mistakes
+
+
+def test_a_batch_size_that_would_mix_image_sizes(molecules):
+    with pytest.raises(ConfigError, match=r"data\.together \(4\) must be a multiple of the batch size \(3\)"):
+        Simulated(molecules, DATA, 3)
+
+
+def test_mistakes_with_stored_samples(folder, tmp_path):
+    with pytest.raises(ShardError, match="holds no shard"):
+        stored(tmp_path)
+    with pytest.raises(ShardError, match="No shard in .* holds the 5 samples of a batch"):
+        stored(folder, 5)
+    with pytest.raises(ShardError, match=r"4 slices and pixels of 0\.25 x 0\.25 A, not 10 and 0\.25"):
+        Stored(folder, 2, 0.25, 10).batch(0)
+    content = bytearray((folder / "train_00003.h5").read_bytes())
+    content[-100] ^= 1
+    (tmp_path / "train_00003.h5").write_bytes(content)
+    with pytest.raises(ShardError, match=r"train_00003\.h5 is damaged"):
+        stored(tmp_path).batch(0)

@@ -1,0 +1,282 @@
+"""Stored samples: the same bytes wherever and whenever they are made, and never a damaged one taken for whole."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from distributed import LocalCluster
+from hypothesis import given
+from hypothesis import strategies as st
+from test_dataset import chain, flat_ring, lamp
+
+from afmol.dataset import DataConfig, make_sample
+from afmol.errors import ConfigError, MoleculeError, ShardError
+from afmol.molecules import load_molecules, pack_molecules
+from afmol.shards import FORMAT, HEADER, SetConfig, Shard, make, packed, read_shard, shard_files, shard_length
+from afmol.structures import Molecule
+
+DATA = DataConfig(together=4, windows=((24, 24), (24, 16)), slices=4)
+"""Small and quick."""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> SetConfig:
+    path = tmp_path_factory.mktemp("molecules") / "set.npz"
+    pack_molecules([flat_ring(), lamp(), chain(), flat_ring(5, 16)], path)
+    return SetConfig(str(path), samples=15, data=DATA)
+
+
+@pytest.fixture(scope="module")
+def folder(config, tmp_path_factory) -> Path:
+    """Four shards of four samples."""
+    path = tmp_path_factory.mktemp("set")
+    assert [done for _, _, done in make(config, path, workers=0)] == ["made"] * 4
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in shard_files(folder)}
+
+
+def copied(folder: Path, to: Path) -> Path:
+    to.mkdir()
+    for name, content in contents(folder).items():
+        (to / name).write_bytes(content)
+    return to
+
+
+# --- what is stored is what would have been made
+
+
+def test_stored_samples_are_those_made_on_the_fly(config, folder):
+    molecules = load_molecules(config.molecules)
+    stored = [sample for file in shard_files(folder) for sample in read_shard(file)[0].samples()]
+    assert len(stored) == 16
+    for i, (stack, atoms) in enumerate(stored):
+        expected, truth = make_sample(molecules, config.data, i)
+        np.testing.assert_array_equal(stack, expected)
+        np.testing.assert_array_equal(atoms.positions.astype(np.float32), truth.positions.astype(np.float32))
+        np.testing.assert_array_equal(atoms.numbers, truth.numbers)
+        np.testing.assert_array_equal(atoms.bonds, truth.bonds)
+        np.testing.assert_allclose(atoms.charges, truth.charges, atol=1e-6)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.integers(0, 9))
+def test_packing_is_undone_by_reading(sizes, seed):
+    rng = np.random.default_rng(seed)
+    samples = []
+    for n in sizes:
+        pairs = [(i, j) for i in range(n) for j in range(i + 1, n) if rng.random() < 0.5]
+        atoms = Molecule(
+            rng.normal(size=(n, 3)).astype(np.float32).astype(float),
+            rng.choice([1, 6, 7, 35], n),
+            np.array(pairs, int).reshape(-1, 2),
+            rng.normal(size=n).astype(np.float32).astype(float),
+        )
+        samples.append((rng.normal(size=(3, 5, 2)).astype(np.float32), atoms))
+    back = list(Shard.of(samples, (1.5, 2.5), "test").samples())
+    for (stack, atoms), (stack_b, atoms_b) in zip(samples, back, strict=True):
+        np.testing.assert_array_equal(stack, stack_b)
+        for name in ("positions", "numbers", "bonds", "charges"):
+            np.testing.assert_array_equal(getattr(atoms, name), getattr(atoms_b, name))
+
+
+def test_scripts_for_the_original_data_can_read_it(folder):
+    """The names, shapes and padding that Graph-AFM's HDF5Dataset counts on; written out, not by our reader."""
+    ours, _ = read_shard(folder / "train_00000.h5")
+    with h5py.File(folder / "train_00000.h5", "r") as file:
+        group = file["train"]
+        assert group["X"].dtype == group["xyz"].dtype == np.float32
+        assert group["X"].shape == (4, 1, *ours.images.shape[1:])
+        assert group["xyz"].shape[2] == 5
+        for i, (stack, atoms) in enumerate(ours.samples()):
+            xyz = group["xyz"][i]
+            xyz = xyz[xyz[:, -1] > 0]
+            np.testing.assert_array_equal(xyz[:, -1], atoms.numbers)
+            np.testing.assert_array_equal(xyz[:, :3], atoms.positions)
+            np.testing.assert_array_equal(group["X"][i, 0], stack)
+
+
+# --- the same bytes whoever makes them
+
+
+def test_processes_and_machines_make_the_same_bytes(config, folder, tmp_path):
+    list(make(config, tmp_path / "two", workers=2))
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        list(make(config, tmp_path / "cluster", scheduler=cluster.scheduler_address))
+    assert contents(tmp_path / "two") == contents(tmp_path / "cluster") == contents(folder)
+
+
+def test_a_worker_that_is_killed_costs_nothing(config, tmp_path):
+    larger = replace(config, samples=240)
+    list(make(larger, tmp_path / "quiet", workers=0))
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        done = make(larger, tmp_path / "killed", scheduler=cluster.scheduler_address)
+        next(done)
+        os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+        assert len(list(done)) == 59
+    assert contents(tmp_path / "killed") == contents(tmp_path / "quiet")
+
+
+def test_killed_as_a_whole_it_goes_on(config, tmp_path):
+    """The command as people run it, killed with all its processes as soon as it has written something."""
+    toml = tmp_path / "set.toml"
+    data = "together = 4\nslices = 4\nwindows = [[24, 24], [24, 16]]"
+    toml.write_text(f'molecules = "{config.molecules}"\nsamples = 600\n\n[data]\n{data}\n')
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "afmol.cli", "dataset", "make", str(toml), "-o", str(out), "--workers", "1"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, start_new_session=True, **quiet)
+    while process.poll() is None and not list(out.glob("*.h5")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = contents(out)
+    assert 0 < len(before) < 150
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "kept" in result.stdout
+    list(make(replace(config, samples=600), tmp_path / "quiet", workers=0))
+    assert contents(out) == contents(tmp_path / "quiet")
+
+
+# --- damage
+
+
+def test_whole_shards_are_kept_and_damaged_ones_made_again(config, folder, tmp_path):
+    broken = copied(folder, tmp_path / "set")
+    cut, flipped, gone = broken / "train_00000.h5", broken / "train_00001.h5", broken / "train_00002.h5"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    flipped.write_bytes(flip(flipped.read_bytes(), 5000))
+    gone.unlink()
+    done = {k: what for k, _, what in make(config, broken, workers=0)}
+    assert done == {0: "made again, it was damaged", 1: "made again, it was damaged", 2: "made", 3: "kept"}
+    assert contents(broken) == contents(folder)
+
+
+def flip(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_any_flipped_bit_is_found(share, folder):
+    content = (folder / "train_00000.h5").read_bytes()
+    path = folder / "flipped.bin"
+    path.write_bytes(flip(content, int(8 * len(content) * share)))
+    with pytest.raises(ShardError, match=r"flipped\.bin is (damaged|not a shard)"):
+        read_shard(path)
+
+
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_any_cut_is_found(share, folder):
+    content = (folder / "train_00000.h5").read_bytes()
+    path = folder / "cut.bin"
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ShardError, match=r"cut\.bin is (damaged|not a shard)"):
+        read_shard(path)
+
+
+def test_the_start_of_a_damaged_shard_does_not_say_how_long_it_is(folder, tmp_path):
+    content = (folder / "train_00000.h5").read_bytes()
+    assert shard_length(folder / "train_00000.h5") == 4
+    (tmp_path / "cut.h5").write_bytes(content[: HEADER + 300])
+    with pytest.raises(ShardError, match=r"cut\.h5 is damaged"):
+        shard_length(tmp_path / "cut.h5")
+
+
+def test_foreign_files_are_named_and_left_alone(config, folder, tmp_path):
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["X"] = np.zeros(3)
+    foreign = tmp_path / "train_00000.h5"
+    foreign.write_bytes(buffer.getvalue())
+    for use in (read_shard, shard_length):
+        with pytest.raises(ShardError, match=r"train_00000\.h5 is not a shard of samples"):
+            use(foreign)
+    with pytest.raises(ShardError, match=r"train_00000\.h5 is not a shard of samples"):
+        list(make(config, tmp_path, workers=0))
+    assert foreign.read_bytes() == buffer.getvalue()
+
+
+def test_a_set_of_another_configuration_is_not_mixed_in(config, folder, tmp_path):
+    mine = copied(folder, tmp_path / "set")
+    before = contents(mine)
+    for other in (replace(config, data=replace(DATA, seed=1)), replace(config, data=replace(DATA, noise=0.1))):
+        with pytest.raises(ShardError, match=r"train_00000\.h5 is a shard of another configuration"):
+            list(make(other, mine, workers=0))
+    assert contents(mine) == before
+    # more samples of the same are no other configuration
+    assert [done for *_, done in make(replace(config, samples=20), mine, workers=0)] == ["kept"] * 4 + ["made"]
+
+
+def test_it_does_not_matter_where_the_molecules_lie(config, folder, tmp_path):
+    elsewhere = tmp_path / "other.npz"
+    elsewhere.write_bytes(Path(config.molecules).read_bytes())
+    mine = copied(folder, tmp_path / "set")
+    assert {done for *_, done in make(replace(config, molecules=str(elsewhere)), mine, workers=0)} == {"kept"}
+
+
+def test_a_full_disk_leaves_no_half_shard(config, tmp_path):
+    """A limit on the size of files stands for the disk: the same error in the middle of the same write."""
+    code = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from afmol.errors import ConfigError
+from afmol.dataset import DataConfig
+from afmol.shards import SetConfig, make
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+data = DataConfig(together=4, windows=((24, 24),), slices=4)
+try:
+    list(make(SetConfig({config.molecules!r}, 4, data=data), {str(tmp_path)!r}, workers=0))
+except ConfigError as error:
+    sys.exit(str(error))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "train_00000.h5 cannot be written (file too large)" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"samples": 0}, ConfigError, "at least 1"),
+        ({"molecules": "nowhere.npz"}, MoleculeError, "does not exist"),
+        ({"data": DataConfig(together=0)}, ConfigError, "at least 1"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(config, tmp_path, change, error, words):
+    with pytest.raises(error, match=words):
+        list(make(replace(config, **change), tmp_path / "set", workers=0))
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_folder_that_is_a_file(config, tmp_path):
+    (tmp_path / "set").touch()
+    with pytest.raises(ConfigError, match="cannot be made"):
+        list(make(config, tmp_path / "set", workers=0))
+
+
+def test_an_empty_folder_holds_no_shard(tmp_path):
+    with pytest.raises(ShardError, match="holds no shard"):
+        shard_files(tmp_path)
+    with pytest.raises(ShardError, match=r"gone\.h5 cannot be read \(no such file"):
+        read_shard(tmp_path / "gone.h5")
+
+
+def test_the_format_is_named_in_the_first_bytes():
+    content = packed(Shard.of([(np.ones((8, 8, 3), np.float32), flat_ring())], (2.0, 2.0), "validation"), {"a": 1})
+    assert content.startswith(f"{FORMAT} sha256 ".encode())
+    assert content[HEADER:].startswith(b"\x89HDF\r\n")
