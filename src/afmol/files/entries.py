@@ -1,0 +1,105 @@
+"""Text files of many molecules, entry by entry, each as it stands there; also compressed (NAME.smi.gz and so on).
+
+.smi .smiles .txt   SMILES first in each line, a name may follow; blank lines and those with # in front are skipped
+.csv .tsv           a column named smiles, and perhaps one named name, id or title; capitals do not matter
+.sdf .mol           MDL molfiles
+.xyz                frames, one after another
+"""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import MoleculeError
+from ..structures import Molecule
+
+
+class Entry(NamedTuple):
+    """One molecule of a file."""
+
+    number: int
+    """Of the line for SMILES, of the record or molecule for others, from 1."""
+    name: str
+    content: str | Molecule
+    """SMILES, the text of a record, or a molecule that needs no reading."""
+
+
+def read_entries(path: Path) -> Iterator[Entry]:
+    """The entries of a file, one after another; what they hold is not looked at.
+
+    Raises:
+        MoleculeError: a file that is missing or damaged, a table without a column of SMILES.
+    """
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", errors="replace") as lines:
+            yield from ENTRIES[source_format(path)](lines)
+    except FileNotFoundError:
+        raise MoleculeError(f"{path} does not exist; check the path.") from None
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise MoleculeError(f"{path} cannot be read ({error}); is it complete?") from None
+    except MoleculeError as error:
+        raise MoleculeError(f"{path}: {error}") from None
+
+
+def source_format(path: Path) -> str:
+    """The suffix, without the one that says compressed."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+
+
+def _smiles(lines: Iterable[str]) -> Iterator[Entry]:
+    for number, line in enumerate(lines, 1):
+        smiles, *name = line.split(maxsplit=1) or [""]
+        if smiles and not smiles.startswith("#"):
+            yield Entry(number, "".join(name).strip(), smiles)
+
+
+def _table(lines: Iterable[str], delimiter: str) -> Iterator[Entry]:
+    rows = csv.reader(lines, delimiter=delimiter)
+    header = [cell.strip().lower() for cell in next(rows, [])]
+    if header and "smiles" not in header:
+        raise MoleculeError("it has no column named smiles; name it so in the first line.")
+    name = next((header.index(title) for title in ("name", "id", "title") if title in header), None)
+    for row in rows:
+        if any(cell.strip() for cell in row):
+            cells = [cell.strip() for cell in row] + [""] * len(header)
+            yield Entry(rows.line_num, "" if name is None else cells[name], cells[header.index("smiles")])
+
+
+def _molfiles(lines: Iterable[str]) -> Iterator[Entry]:
+    number, record = 1, []
+    for line in lines:
+        if line.startswith("$$$$"):
+            yield Entry(number, record[0].strip() if record else "", "".join(record))
+            number, record = number + 1, []
+        else:
+            record.append(line)
+    if any(line.strip() for line in record):  # a .mol file, or an end that is missing
+        yield Entry(number, record[0].strip(), "".join(record))
+
+
+def _frames(lines: Iterable[str]) -> Iterator[Entry]:
+    rest = iter(lines)
+    number = 0
+    for first in rest:
+        if first.strip():
+            number += 1
+            # Where the number of atoms is missing nobody knows where the frame ends: it takes the rest of the file.
+            frame = [first, *islice(rest, int(first) + 1 if first.strip().isdecimal() else None)]
+            yield Entry(number, frame[1].strip() if len(frame) > 1 else "", "".join(frame))
+
+
+ENTRIES: dict[str, Callable[[Iterable[str]], Iterator[Entry]]] = {
+    ".smi": _smiles,
+    ".smiles": _smiles,
+    ".txt": _smiles,
+    ".csv": lambda lines: _table(lines, ","),
+    ".tsv": lambda lines: _table(lines, "\t"),
+    ".sdf": _molfiles,
+    ".mol": _molfiles,
+    ".xyz": _frames,
+}
