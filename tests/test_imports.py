@@ -14,7 +14,7 @@ from afmol.elements import bonds_by_distance
 PACKAGE = Path(__file__).parents[1] / "src" / "afmol"
 ORDER = (
     *("errors", "elements", "structures", "files", "molecules", "chemistry", "workers", "building", "simulation"),
-    *("dataset", "shards", "loader", "soap", "model"),
+    *("resampling", "dataset", "shards", "loader", "soap", "model"),
     *("checkpoint", "metrics", "training", "plots", "prediction", "evaluation", "demo", "cli"),
 )
 MODEL_MUST_NOT_IMPORT = {"afmol.files", "afmol.plots", "afmol.cli", "matplotlib", "ase", "rdkit", "h5py"}

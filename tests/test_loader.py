@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from test_dataset import chain, flat_ring, lamp
 
 from afmol.dataset import Batch, DataConfig, make_sample
 from afmol.elements import ELEMENTS
@@ -17,6 +16,7 @@ from afmol.errors import ConfigError, ShardError
 from afmol.loader import SHIFT, Batches, Simulated, Stored, loader, varied
 from afmol.molecules import MoleculeSet, load_molecules, pack_molecules
 from afmol.shards import SetConfig, make, read_shard, shard_files
+from test_dataset import chain, flat_ring, lamp
 
 DATA = DataConfig(together=4, windows=((24, 24), (24, 16)), slices=4)
 
@@ -206,7 +206,7 @@ def test_a_batch_size_that_would_mix_image_sizes(molecules):
 def test_mistakes_with_stored_samples(folder, tmp_path):
     with pytest.raises(ShardError, match="holds no shard"):
         stored(tmp_path)
-    with pytest.raises(ShardError, match="No shard in .* holds the 5 samples of a batch"):
+    with pytest.raises(ShardError, match=r"No shard in .* holds the 5 samples of a batch"):
         stored(folder, 5)
     with pytest.raises(ShardError, match=r"4 slices and pixels of 0\.25 x 0\.25 A, not 10 and 0\.25"):
         Stored(folder, 2, 0.25, 10).batch(0)

@@ -15,13 +15,13 @@ import pytest
 from distributed import LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
-from test_dataset import chain, flat_ring, lamp
 
 from afmol.dataset import DataConfig, make_sample
 from afmol.errors import ConfigError, MoleculeError, ShardError
 from afmol.molecules import load_molecules, pack_molecules
 from afmol.shards import FORMAT, HEADER, SetConfig, Shard, make, packed, read_shard, shard_files, shard_length
 from afmol.structures import Molecule
+from test_dataset import chain, flat_ring, lamp
 
 DATA = DataConfig(together=4, windows=((24, 24), (24, 16)), slices=4)
 """Small and quick."""
@@ -132,7 +132,8 @@ def test_killed_as_a_whole_it_goes_on(config, tmp_path):
     data = "together = 4\nslices = 4\nwindows = [[24, 24], [24, 16]]"
     toml.write_text(f'molecules = "{config.molecules}"\nsamples = 600\n\n[data]\n{data}\n')
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "afmol.cli", "dataset", "make", str(toml), "-o", str(out), "--workers", "1"]
+    main = "from afmol.cli import main; main()"
+    command = [sys.executable, "-c", main, "dataset", "make", str(toml), "-o", str(out), "--workers", "1"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, start_new_session=True, **quiet)
     while process.poll() is None and not list(out.glob("*.h5")):

@@ -233,8 +233,8 @@ def dataset_make(config: Path, arguments: list[str]) -> None:
 
     Example: afmol dataset make configs/dataset.toml -o samples --samples 2048
 
-    Run it again after a stop: shards that are there and whole are kept. CONFIG is a TOML file; each of its fields can be
-    set on the command line.
+    Run it again after a stop: shards that are there and whole are kept. CONFIG is a TOML file; each of its fields can
+    be set on the command line.
     """
     from tqdm import tqdm
 
@@ -329,6 +329,68 @@ def dataset_show(
     print(out)
 
 
+def dataset_import(
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE ...]")],
+    /,
+    out: Folder,
+    part: Literal["train", "validation", "test"] = "train",
+    window: Annotated[
+        tuple[float, float, float, float] | None, tyro.conf.arg(metavar="X_START Y_START X_END Y_END")
+    ] = None,
+    tip: int = 0,
+    surface: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ELEMENT ...]")] = (),
+    pixel: float = 0.25,
+    slices: int = 10,
+    together: int = 256,
+) -> None:
+    """Turn simulated samples of other groups into shards to train on.
+
+    Example: afmol dataset import ice_0.tar ice_1.tar -o samples --surface Cu
+
+    Read are .tar shards of ml-spm (images as PNG, a molecule as .xyz with its scan window) and the .hdf5 sets of
+    Graph-AFM, which do not say where they were scanned: give --window 2 2 18 18 for the original data set.
+
+    Args:
+        files: .tar or .hdf5 files.
+        out: folder for the shards; made if it does not exist.
+        part: of an .hdf5 set, which of its groups; and what the shards are for.
+        window: of an .hdf5 set, centres of its first and its last pixel, in Angstrom.
+        tip: which tip's images, where there are several; counted from 0.
+        surface: elements of the surface below, whose atoms are left out.
+        pixel: pixel size of the stored images, in Angstrom.
+        slices: of the stored stacks.
+        together: samples of a shard.
+    """
+    from itertools import chain
+
+    from tqdm import tqdm
+
+    from .files import atomic_number, read_hdf5_samples, read_tar
+    from .shards import GROUPS, shard_length, store
+
+    if not files:
+        raise ConfigError("Name at least one file; see afmol dataset import --help.")
+    if not pixel > 0 or min(slices - 2, together) < 1:
+        raise ConfigError("--pixel and --together must be positive, --slices at least 3.")
+    metals = [atomic_number(symbol) for symbol in surface]
+    sets = []
+    for file in files:
+        if file.suffix == ".tar":
+            sets.append(read_tar(file, tip, metals))
+        elif file.suffix in (".h5", ".hdf5"):
+            if window is None:
+                raise ConfigError(
+                    f"{file} does not say where it was scanned; give --window, 2 2 18 18 for the original."
+                )
+            corners = (*window[:2], 0.0), (*window[2:], 0.0)
+            sets.append(read_hdf5_samples(file, GROUPS[part], corners, tip, metals))
+        else:
+            raise ConfigError(f"{file} is neither a .tar nor an .hdf5 file of samples.")
+    samples = chain.from_iterable(sets)
+    written = list(store(tqdm(samples, unit="sample", mininterval=1), out, part, pixel, slices, together))
+    print(f"{out}: {sum(map(shard_length, written))} samples in {len(written)} shards")
+
+
 def evaluate(
     data: Path,
     out: Folder,
@@ -400,7 +462,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "info": info,
 }
-DATASET: dict[str, Callable[..., None]] = {"check": dataset_check, "show": dataset_show}
+DATASET: dict[str, Callable[..., None]] = {"check": dataset_check, "show": dataset_show, "import": dataset_import}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -451,8 +513,8 @@ def _help_of(command: Callable[[Path, list[str]], None]) -> Callable[[tyro.conf.
     return listed
 
 
-def _dataset(command: tyro.conf.Positional[Literal["make", "check", "show"]]) -> None:
-    """Stored samples: make, check, show.
+def _dataset(command: tyro.conf.Positional[Literal["make", "check", "show", "import"]]) -> None:
+    """Stored samples: make, check, show, import.
 
     Example: afmol dataset make configs/dataset.toml -o samples
     """

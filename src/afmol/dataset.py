@@ -46,7 +46,7 @@ class DataConfig:
 
     seed: int = 0
     together: int = 32
-    """Samples in a row that share an image size: a multiple of the batch size; in a stored set, the samples of a shard."""
+    """Samples in a row that share an image size: a multiple of the batch size; in a stored set, those of a shard."""
     flat_share: float = 0.6
     """Share of samples of molecules flatter than `flat_limit`, the ones that experiments image."""
     flat_limit: float = 1.6

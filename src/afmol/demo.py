@@ -9,10 +9,10 @@ from .checkpoint import DEFAULT_MODEL, load_model
 from .chemistry import molecule_from_smiles
 from .dataset import lay_down
 from .evaluation import MARGIN, PIXEL, STANDARD_NOISE
-from .files import write_molecule, write_scan
+from .files import make_folder, write_molecule, write_scan
 from .metrics import compare, summary, table, total
 from .plots import stack_strip
-from .prediction import make_folder, predict, write_prediction
+from .prediction import predict, write_prediction
 from .simulation import TIPS, grid_around, simulate
 from .simulation.artefacts import white_noise
 

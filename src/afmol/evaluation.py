@@ -14,11 +14,12 @@ from tqdm import tqdm
 from .checkpoint import DEFAULT_MODEL, load_model
 from .dataset import DataConfig, image, lay_down, nominal_conditions, random_conditions
 from .errors import ConfigError
+from .files import make_folder
 from .metrics import Comparison, compare, summary, table, total
 from .model import Ours
 from .molecules import MoleculeSet, load_molecules
 from .plots import confusion_picture
-from .prediction import make_folder, predict
+from .prediction import predict
 from .simulation.artefacts import white_noise
 from .structures import Molecule, Scan
 

@@ -87,10 +87,9 @@ class Stored:
         shard = _read(file)
         _, nx, ny, slices = shard.images.shape
         if slices != self.slices or not np.allclose(np.divide(shard.size, (nx, ny)), self.pixel, rtol=1e-3):
-            raise ShardError(
-                f"{file} holds images of {slices} slices and pixels of {shard.size[0] / nx:.3g} x {shard.size[1] / ny:.3g} "
-                f"A, not {self.slices} and {self.pixel:g} A."
-            )
+            pixels = f"{shard.size[0] / nx:.3g} x {shard.size[1] / ny:.3g} A"
+            wanted = f"not {self.slices} and {self.pixel:g} A"
+            raise ShardError(f"{file} holds images of {slices} slices and pixels of {pixels}, {wanted}.")
         return shard
 
 
@@ -133,8 +132,8 @@ class Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.source.batch(step * self.world + self.rank)
+    def __getitem__(self, index: int) -> Batch:
+        return self.source.batch(index * self.world + self.rank)
 
 
 def loader(batches: Batches, start: int = 0, workers: int = 2) -> DataLoader[Batch]:

@@ -1,31 +1,18 @@
 """From a scan to a molecule, and to the files that a person takes home."""
 
 import json
-import os
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
 
 from .checkpoint import DEFAULT_MODEL, load_model
-from .errors import ConfigError, ScanError
-from .files import write_file, write_molecule
-from .model import ModelConfig, Ours
+from .files import make_folder, write_file, write_molecule
+from .model import Ours
 from .plots import prediction_picture
-from .simulation.artefacts import resample_slices
+from .resampling import resampled
 from .structures import Molecule, Scan
-
-FEWEST_SLICES = 3
-SHORTEST_SIDE = 4.0
-"""A: a smaller image holds no molecule."""
-LONGEST_SIDE = 300.0
-"""A: a larger image should be cropped to the molecule first."""
-PIXELS = (0.01, 1.0)
-"""A: pixel sizes that can be right; atoms are a good 1 A apart."""
 
 
 def predict(scan: Scan, model: str | Path | Ours = DEFAULT_MODEL, threshold: float = 0.5) -> Molecule:
@@ -41,8 +28,9 @@ def predict(scan: Scan, model: str | Path | Ours = DEFAULT_MODEL, threshold: flo
         WeightsError: weights that cannot be loaded.
     """
     network = model if isinstance(model, Ours) else _loaded(str(model))[0]
-    images, scale = prepare(scan, network.config)
-    (found,) = network.predict(images, threshold)
+    c = network.config
+    stack, scale = resampled(scan, c.pixel, c.slices, c.step[1])
+    (found,) = network.predict(torch.from_numpy(stack.transpose(2, 0, 1)[None].copy()), threshold)
     return Molecule(
         found.positions * [*scale, 1.0],
         found.numbers,
@@ -58,59 +46,6 @@ def predict(scan: Scan, model: str | Path | Ours = DEFAULT_MODEL, threshold: flo
 @lru_cache(maxsize=2)
 def _loaded(model: str) -> tuple[Ours, str]:
     return load_model(model)
-
-
-def check(scan: Scan) -> None:
-    """Raise the ScanError that says why no model can read this scan, if there is a reason."""
-    nz = scan.data.shape[2]
-    if nz < FEWEST_SLICES:
-        raise ScanError(f"{nz} slice{'s' if nz > 1 else ''} only; at least {FEWEST_SLICES} heights are needed.")
-    flat = np.flatnonzero(np.ptp(scan.data, axis=(0, 1)) == 0)
-    if len(flat):
-        what = "Every slice" if len(flat) == nz else f"Slice {flat[0] + 1} of {nz}"
-        raise ScanError(f"{what} is constant: there is no image to read.")
-    if min(scan.size) < SHORTEST_SIDE:
-        raise ScanError(
-            f"The image measures {scan.size[0]:g} x {scan.size[1]:g} A; at least {SHORTEST_SIDE:g} A a side are needed "
-            "(is the size in Angstrom?)."
-        )
-    if not all(PIXELS[0] <= p <= PIXELS[1] for p in scan.pixel):
-        raise ScanError(
-            f"The pixels measure {scan.pixel[0]:g} x {scan.pixel[1]:g} A, outside {PIXELS[0]:g}-{PIXELS[1]:g} A "
-            "(is the size in Angstrom?)."
-        )
-    if max(scan.size) > LONGEST_SIDE:
-        raise ScanError(
-            f"The image measures {scan.size[0]:g} x {scan.size[1]:g} A; crop it to the molecule "
-            f"(at most {LONGEST_SIDE:g} A a side)."
-        )
-
-
-def prepare(scan: Scan, config: ModelConfig) -> tuple[Float[Tensor, "1 slices nx ny"], tuple[float, float]]:
-    """The scan as the network wants it, and the factors that turn its x and y (A) into the scan's."""
-    check(scan)
-    data = torch.from_numpy(_slices_for(scan, config).astype(np.float32)).permute(2, 0, 1)[None]
-    shape = [max(8, round(side / config.pixel)) for side in scan.size]
-    images = F.interpolate(data, shape, mode="bilinear", antialias=True, align_corners=False)
-    return images, (scan.size[0] / (shape[0] * config.pixel), scan.size[1] / (shape[1] * config.pixel))
-
-
-def _slices_for(scan: Scan, config: ModelConfig) -> Float[np.ndarray, "nx ny slices"]:
-    """The network's number of slices, by interpolation.
-
-    Unknown heights: spread over the whole stack. Known heights: from the closest slice up, at the stack's own spacing
-    or the widest that the network knows; repeats of a height are averaged.
-    """
-    nz = scan.data.shape[2]
-    if scan.heights is None:
-        return resample_slices(scan.data, np.linspace(0, nz - 1, config.slices))
-    heights, place = np.unique(np.round(scan.heights, 3), return_inverse=True)
-    if len(heights) < FEWEST_SLICES:
-        raise ScanError(f"{len(heights)} different heights only; at least {FEWEST_SLICES} are needed.")
-    data = np.stack([scan.data[..., place == k].mean(-1) for k in range(len(heights))], axis=-1)  # close to far
-    step = min((heights[-1] - heights[0]) / (config.slices - 1), config.step[1])
-    at = np.interp(heights[0] + step * np.arange(config.slices), heights, np.arange(len(heights)))
-    return resample_slices(data, at[::-1])
 
 
 def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) -> dict:
@@ -181,13 +116,3 @@ def write_prediction(
     write_molecule(bonded, paths[2])
     prediction_picture(scan, bonded, paths[3], reference)
     return paths
-
-
-def make_folder(out: Path) -> None:
-    """Create a folder for results; ConfigError if that cannot be done or it cannot be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"The folder {out} cannot be made: {error.strerror}.") from error
-    if not os.access(out, os.W_OK):
-        raise ConfigError(f"The folder {out} cannot be written.")

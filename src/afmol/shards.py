@@ -1,7 +1,7 @@
 """Stored samples: a folder of HDF5 shards, each written whole or not at all, each saying what it was made from.
 
-Shard k of a configuration holds its samples k * together ... (k + 1) * together - 1 and is a function of (configuration,
-set of molecules, k) alone: it does not matter which machine makes it, or when. A shard:
+Shard k of a configuration holds its samples k * together ... (k + 1) * together - 1 and is a function of
+(configuration, set of molecules, k) alone: it does not matter which machine makes it, or when. A shard:
 
     bytes 0-511       text: the format and the SHA-256 of the rest (HDF5 skips them as its user block)
     /GROUP            attributes `size`: lengths of the images in x and y, A; `origin`: JSON, what it was made from
@@ -17,8 +17,9 @@ scripts/generate_data.py), whose scripts read the files with box_borders = ((0, 
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,11 +28,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from .dataset import DataConfig, Sample, make_sample
-from .errors import ConfigError, ShardError
-from .files import write_file
+from .dataset import DataConfig, Sample, labels, make_sample
+from .errors import AfmolError, ConfigError, ShardError
+from .files import make_folder, write_file
 from .molecules import MoleculeSet, Part, load_molecules
-from .structures import Molecule
+from .resampling import resampled
+from .structures import Molecule, Scan
 from .workers import results
 
 FORMAT = "afmol-shard/1"
@@ -125,11 +127,11 @@ def read_shard(path: str | Path) -> tuple[Shard, dict[str, Any]]:
     with h5py.File(io.BytesIO(content), "r") as file:
         (part,) = (part for part, name in GROUPS.items() if name in file)
         group = file[GROUPS[part]]
-        size = tuple(map(float, group.attrs["size"]))
+        lx, ly = map(float, group.attrs["size"])
         arrays = {name: group[name][()] for name in ("X", "xyz", "bonds", "n_bonds")}
         origin = json.loads(group.attrs["origin"])
     images = arrays.pop("X")[:, 0]
-    return Shard(part, images, size, **arrays), origin
+    return Shard(part, images, (lx, ly), **arrays), origin
 
 
 def shard_length(path: str | Path) -> int:
@@ -199,11 +201,7 @@ def make(
     if config.samples < 1 or config.data.together < 1:
         raise ConfigError("samples and data.together must be at least 1.")
     load_molecules(config.molecules, config.part)  # a mistake is told before the workers start
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"The folder {folder} cannot be made ({error.strerror}).") from error
+    folder = make_folder(folder)
     origin = origin_of(config)
     tasks = [
         _Task(config, origin, k, (folder / f"{config.part}_{k:05d}.h5").resolve())
@@ -242,6 +240,49 @@ def _molecules(path: str, part: Part, sha256: str) -> MoleculeSet:
     if hashlib.sha256(Path(path).read_bytes()).hexdigest() != sha256:
         raise ConfigError(f"The molecules {path} are others on this machine; copy the same file to all.")
     return molecules
+
+
+def store(
+    samples: Iterable[tuple[Scan, Molecule]], folder: str | Path, part: Part, pixel: float, slices: int, together: int
+) -> Iterator[Path]:
+    """Shards of other people's samples (`files.read_tar`, `files.read_hdf5_samples`): each file once it is written.
+
+    Images are brought to a pixel size (A) and a number of slices; samples of one image size go together. Files of a
+    former import to the same folder are replaced.
+
+    Raises:
+        ShardError: a shard made from a configuration, or another program's file, in the way.
+        What reading the samples raises, after those before have been written.
+    """
+    waiting: dict[tuple[int, ...], list[Sample]] = {}
+    sources: dict[tuple[int, ...], list[str]] = {}
+    numbers = itertools.count()
+
+    def written(shape: tuple[int, ...]) -> Path:
+        path = Path(folder) / f"{part}_{next(numbers):05d}.h5"
+        if path.exists() and "imported" not in read_shard(path)[1]:
+            raise ShardError(f"{path} is a shard of simulated samples; choose another folder.")
+        size = (shape[0] * pixel, shape[1] * pixel)
+        write_file(path, packed(Shard.of(waiting.pop(shape), size, part), {"imported": sources.pop(shape)}))
+        return path
+
+    make_folder(folder)
+    error = None
+    try:
+        for scan, molecule in samples:
+            stack, scale = resampled(scan, pixel, slices, np.inf)
+            shape, size = stack.shape, np.array(stack.shape[:2]) * pixel
+            moved = dataclasses.replace(molecule, positions=molecule.positions / [*scale, 1.0])
+            waiting.setdefault(shape, []).append((stack, labels(moved, np.zeros(2), size)))
+            sources.setdefault(shape, []).append(scan.source)
+            if len(waiting[shape]) == together:
+                yield written(shape)
+    except AfmolError as problem:
+        error = problem
+    for shape in list(waiting):
+        yield written(shape)
+    if error:
+        raise error
 
 
 def shard_files(folder: str | Path) -> list[Path]:

@@ -28,7 +28,7 @@ from jaxtyping import Float
 
 from ..errors import AfmolError, ConfigError, MoleculeError, ScanError
 from ..structures import Molecule, Scan
-from .molecules import mol, read_sdf, read_xyz, sdf, xyz
+from .molecules import atomic_number, mol, read_sdf, read_xyz, sdf, xyz
 from .nanonis import Direction, read_sxm
 from .samples import read_hdf5_samples, read_tar
 from .scans import Slice, Stack, assemble, gsf, h5, natural, npz, packed, read_gsf, read_h5, read_npz
@@ -37,6 +37,8 @@ __all__ = [
     "MOLECULES",
     "SCANS",
     "Direction",
+    "atomic_number",
+    "make_folder",
     "read_hdf5_samples",
     "read_molecule",
     "read_scan",
@@ -194,6 +196,18 @@ def write_file(path: str | Path, content: _Content) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         with contextlib.suppress(OSError):
             draft.unlink()
+
+
+def make_folder(path: str | Path) -> Path:
+    """A folder for results, made if it is not there; ConfigError if it cannot be written."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The folder {path} cannot be made: {error.strerror}.") from error
+    if not os.access(path, os.W_OK):
+        raise ConfigError(f"The folder {path} cannot be written.")
+    return path
 
 
 def write_arrays(arrays: Mapping[str, Any], path: str | Path) -> None:

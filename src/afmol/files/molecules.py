@@ -49,7 +49,7 @@ def parse_xyz(text: str, name: str) -> Molecule:
         table = [line.split() for line in lines[2 : 2 + n]]
         if any(len(row) < 4 for row in table):
             raise MoleculeError("each atom needs an element and three coordinates; mend the lines that have fewer.")
-        numbers = np.array([_atomic_number(row[0]) for row in table])
+        numbers = np.array([atomic_number(row[0]) for row in table])
         positions = np.array([[float(value) for value in row[1:4]] for row in table])
         if all(len(row) == 5 for row in table):
             charges = _charges([row[4] for row in table])
@@ -67,7 +67,8 @@ def parse_xyz(text: str, name: str) -> Molecule:
     )
 
 
-def _atomic_number(label: str) -> int:
+def atomic_number(label: str) -> int:
+    """Of a symbol or a number, as text. Raises MoleculeError: neither."""
     from ase.data import atomic_numbers
 
     if label.isdecimal():

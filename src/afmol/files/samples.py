@@ -29,7 +29,7 @@ from jaxtyping import Float
 from ..elements import NUMBERS, bonds_by_distance
 from ..errors import AfmolError, MoleculeError, ScanError
 from ..structures import Molecule, Scan
-from .molecules import _atomic_number
+from .molecules import atomic_number
 
 MOST_BYTES = 2**26
 """Files of one sample, together (ED-AFM, 3 tips x 10 slices x 192 x 192 pixels: 1 MB). This and the next four stop
@@ -284,7 +284,7 @@ def _xyz(text: str, source: str) -> tuple[str, _Atoms]:
     if any(len(row) < 4 for row in rows):
         raise MoleculeError(f"{source}: each atom of the .xyz needs an element and three coordinates.")
     try:
-        numbers = np.array([_atomic_number(row[0]) for row in rows], float)
+        numbers = np.array([atomic_number(row[0]) for row in rows], float)
         values = np.array([[float(cell) for cell in (*row, "0")[1:5]] for row in rows]).reshape(-1, 4)
     except MoleculeError as error:
         raise MoleculeError(f"{source}: {error}") from error

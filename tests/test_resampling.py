@@ -1,0 +1,64 @@
+"""Any stack, as a network takes it, and places in it."""
+
+import numpy as np
+import pytest
+
+from afmol.errors import ScanError
+from afmol.resampling import resampled
+from afmol.structures import Scan
+
+PIXEL, SLICES, STEP = 0.25, 10, 0.14
+"""What networks take."""
+
+
+def blob(size, shape, centre, slices=5):
+    x = (np.arange(shape[0]) + 0.5) * size[0] / shape[0]
+    y = (np.arange(shape[1]) + 0.5) * size[1] / shape[1]
+    spot = np.exp(-((x[:, None] - centre[0]) ** 2 + (y[None] - centre[1]) ** 2) / 2)
+    return Scan(np.stack([spot * (k + 1) for k in range(slices)], axis=-1).astype(np.float32), size, None, "blob")
+
+
+@pytest.mark.parametrize("size", [(16.0, 16.0), (9.3, 14.1), (30.0, 8.0)])
+@pytest.mark.parametrize("pixels_per_angstrom", [2, 5.3, 8, 20])
+def test_positions_come_back_in_the_scans_frame(size, pixels_per_angstrom):
+    shape = tuple(round(s * pixels_per_angstrom) for s in size)
+    centre = (0.4 * size[0], 0.7 * size[1])
+    stack, scale = resampled(blob(size, shape, centre), PIXEL, SLICES, STEP)
+    brightest = np.unravel_index(stack[..., -1].argmax(), stack.shape[:2])
+    position = (np.array(brightest) + 0.5) * PIXEL * scale
+    assert np.abs(position - centre).max() < 0.13 + 0.5 / pixels_per_angstrom
+
+
+@pytest.mark.parametrize("nz", [3, 4, 10, 31])
+def test_any_number_of_slices(nz):
+    scan = blob((12.0, 10.0), (60, 50), (6, 5), nz)
+    assert resampled(scan, PIXEL, SLICES, STEP)[0].shape == (48, 40, SLICES)
+
+
+def test_known_heights_are_resampled_from_the_closest_slice():
+    heights = np.array([3.0, 2.0, 1.5, 1.0, 0.5, 0.5, 0.25, 0.0])  # uneven, with a repeat
+    # a slice's value is its height in the left half and 1 less in the right one: no slice is constant
+    data = heights.astype(np.float32) - np.repeat([0, 1], 24)[:, None, None] * np.ones((1, 48, 1), np.float32)
+    wide, _ = resampled(Scan(data, (12.0, 12.0), heights), PIXEL, SLICES, STEP)
+    assert np.allclose(wide[0, 0], STEP * np.arange(9, -1, -1), atol=1e-5)
+    narrow, _ = resampled(Scan(data[..., 4:], (12.0, 12.0), heights[4:]), PIXEL, SLICES, STEP)
+    assert np.allclose(narrow[0, 0], np.linspace(0.5, 0, 10), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scan", "words"),
+    [
+        (Scan(np.random.default_rng(0).random((40, 40, 1)), (10.0, 10.0)), "1 slice only"),
+        (Scan(np.random.default_rng(0).random((40, 40, 2)), (10.0, 10.0)), "2 slices only"),
+        (Scan(np.ones((40, 40, 5)), (10.0, 10.0)), "Every slice is constant"),
+        (Scan(np.stack([np.eye(40), np.ones((40, 40)), np.eye(40)], -1), (10.0, 10.0)), "Slice 2 of 3 is constant"),
+        (Scan(np.random.default_rng(0).random((40, 40, 5)), (3.9, 10.0)), "at least 4 A"),
+        (Scan(np.random.default_rng(0).random((5000, 5, 3)), (5.0, 5.0)), "0.001"),
+        (Scan(np.random.default_rng(0).random((5, 5, 5)), (50.0, 50.0)), "10 x 10 A"),
+        (Scan(np.random.default_rng(0).random((500, 40, 3)), (400.0, 10.0)), "crop"),
+        (Scan(np.random.default_rng(0).random((40, 40, 4)), (9.0, 9.0), np.array([1.0, 1.0, 0, 0])), "2 different"),
+    ],
+)
+def test_stacks_that_no_model_can_read(scan, words):
+    with pytest.raises(ScanError, match=words):
+        resampled(scan, PIXEL, SLICES, STEP)
