@@ -16,7 +16,7 @@ from afmol.molecules import pack_molecules
 from afmol.structures import Molecule
 from test_files import both, gsf, sxm
 
-COMMANDS = ("demo", "predict", "simulate", "soap", "train", "evaluate", "info")
+COMMANDS = ("demo", "predict", "simulate", "soap", "molecules", "train", "evaluate", "info")
 
 
 def save(path, data=None, **more):

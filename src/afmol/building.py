@@ -371,9 +371,9 @@ def _assemble(paths: list[Path], parts: list[tuple[int, Path, str]], out: Path, 
     dropped = {name: np.concatenate([dropped[name], twice[name]]) for name in dropped}
     order = np.lexsort((dropped["number"], dropped["source"]))
     dropped = {name: array[order] for name, array in dropped.items()}
-    write_file(out.with_name(f"{out.stem}_dropped.csv"), _csv(paths, dropped))
+    write_file(_dropped(out), _csv(paths, dropped))
     if not keep.any():
-        raise MoleculeError(f"None of the {len(order)} entries can be used; {out.stem}_dropped.csv says why.")
+        raise MoleculeError(f"None of the {len(order)} entries can be used; {_dropped(out)} says why.")
 
     fields = [field.name for field in dataclasses.fields(MoleculeSet) if field.name in whole]
     molecules = MoleculeSet(**{name: whole[name] for name in fields}).where(keep)
@@ -444,8 +444,13 @@ def _check_paths(paths: list[Path], out: Path) -> None:
             raise ConfigError(f"{out} is a source as well; write the set to another file.")
     if out.suffix.lower() != ".npz":
         raise ConfigError(f"The set is written as .npz, not as {out.name}.")
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder; choose another name for the set.")
+    for path in (out, _dropped(out)):
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; choose another name for the set.")
+
+
+def _dropped(out: Path) -> Path:
+    return out.with_name(f"{out.stem}_dropped.csv")
 
 
 def _made(out: Path) -> Path:
@@ -456,16 +461,13 @@ def _made(out: Path) -> Path:
     except OSError as error:
         hint = "choose another name or folder"
         raise ConfigError(f"{out} cannot be written ({(error.strerror or 'error').lower()}); {hint}.") from error
-    write_file(folder / "writable", b"")
-    return folder
+    return folder.resolve()  # the workers of a cluster stand elsewhere
 
 
 def _remove(folder: Path) -> None:
     """Remove what we wrote; a file of someone else stays, and the folder with it."""
     for path in folder.iterdir():
-        if path.name == "writable" or re.fullmatch(
-            r"\.?[0-9a-f]{64}\.npz(\.\d+\.tmp)?|\.writable\.\d+\.tmp", path.name
-        ):
+        if re.fullmatch(r"\.?[0-9a-f]{64}\.npz(\.\d+\.tmp)?", path.name):
             path.unlink()
     with contextlib.suppress(OSError):
         folder.rmdir()

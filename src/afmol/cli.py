@@ -205,6 +205,54 @@ def soap(
         print(f"-> {out}")
 
 
+def molecules(
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE [SOURCE ...]")],
+    /,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.npz")],
+    min_atoms: int = 5,
+    max_atoms: int = 100,
+    charged: bool = False,
+    timeout: float = 10.0,
+    validation: float = 0.05,
+    test: float = 0.05,
+    seed: int = 0,
+    scheduler: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "",
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+) -> None:
+    """Build a set of molecules for training: FILE.npz, and FILE_dropped.csv with what was left out and why.
+
+    Example: afmol molecules some.smi -o some.npz
+
+    A file to try it with: echo "c1ccccc1O phenol" > some.smi
+
+    Sources: .smi, .smiles, .txt (SMILES first in each line), .csv, .tsv (a column named smiles), .sdf, .mol, .xyz, also
+    compressed (.gz), and packed sets (.npz). Molecules without a geometry get one. Of near-duplicates (tautomers,
+    stereoisomers) the first is kept. Molecules of one scaffold are all for training, all for validation, or all for the
+    test. If it is stopped, the same command goes on where it was.
+
+    Args:
+        sources: files of molecules.
+        out: file to write.
+        min_atoms: molecules with fewer atoms are left out; hydrogens count.
+        max_atoms: molecules with more atoms are left out, 255 at most.
+        charged: take ions as well.
+        timeout: most time for one molecule, in seconds.
+        validation: share of scaffolds for validation.
+        test: share of scaffolds for the test.
+        seed: of the geometries.
+        scheduler: address of a Dask scheduler, such as tcp://node1:8786; this machine alone if empty.
+        workers: processes on this machine; its cores if not given, 0 for this process alone.
+    """
+    from .building import BuildConfig, build_molecules
+
+    config = BuildConfig(min_atoms, max_atoms, charged, timeout, seed, validation, test)
+    try:
+        report = build_molecules(sources, out, config, scheduler=scheduler, workers=workers, progress=True)
+    except KeyboardInterrupt:
+        raise ConfigError("Stopped; the same command goes on where it was.") from None
+    print(f"{report}\n-> {out}")
+
+
 def train(config: Path, arguments: list[str]) -> None:
     """Train a model from a TOML configuration; any field can be set on the command line.
 
@@ -459,6 +507,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "simulate": simulate,
     "soap": soap,
+    "molecules": molecules,
     "evaluate": evaluate,
     "info": info,
 }
