@@ -4,6 +4,7 @@ A task is a function of its arguments alone that says where its result lies, so 
 how often: a worker that dies costs nothing but its time.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -46,7 +47,10 @@ def results(
     import dask
     from distributed import Client, as_completed
 
-    local = {"n_workers": workers or os.cpu_count(), "threads_per_worker": 1, "dashboard_address": None}
+    # A port of its own, so that two commands at once do not get in each other's way; no words about workers that are
+    # stopped, on purpose or to be started again.
+    local = {"n_workers": workers or os.cpu_count(), "threads_per_worker": 1, "dashboard_address": ":0"}
+    local["silence_logs"] = logging.ERROR
     limits = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.comm.timeouts.connect": PATIENCE}
     with dask.config.set(limits):
         try:
