@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from afmol.chemistry import molecule_from_smiles
 from afmol.elements import NUMBERS
 from afmol.errors import ConfigError, MoleculeError
-from afmol.molecules import MoleculeSet, load_molecules, pack_molecules
+from afmol.molecules import MoleculeSet, load_molecules, pack_molecules, packed, write_molecules
 from afmol.structures import Molecule
 
 
@@ -211,3 +212,50 @@ def test_the_shared_training_set_has_the_flat_molecules_that_its_readme_counts(s
     start = time.perf_counter()
     assert (stored.flatness < 1.6).sum() == 22_904
     assert time.perf_counter() - start < 5
+
+
+# Split and weighted sets
+
+
+@pytest.fixture
+def split_file(tmp_path) -> Path:
+    """Rows of 3, 4, 5 and 6 atoms; for training, validation, training, validation."""
+    rows = packed([example(n, bonds=np.array([[0, 1]]), name=str(n)) for n in (3, 4, 5, 6)])
+    parts = {"split": np.array([0, 1, 0, 1], np.uint8), "weight": np.array([1.0, 2.0, 0.5, 4.0], np.float32)}
+    write_molecules(replace(rows, **parts), tmp_path / "split.npz")
+    return tmp_path / "split.npz"
+
+
+def test_a_part_holds_its_molecules_and_no_other(split_file):
+    whole = load_molecules(split_file)
+    assert [whole[i].name for i in range(4)] == ["3", "4", "5", "6"]
+    for part, which in (("train", [0, 2]), ("validation", [1, 3])):
+        loaded = load_molecules(split_file, part)
+        assert len(loaded) == 2
+        for i, j in enumerate(which):
+            same(loaded[i], whole[j])
+        np.testing.assert_array_equal(loaded.weight, whole.weight[which])
+    with pytest.raises(MoleculeError, match=r"split\.npz holds no molecule of the part 'test'"):
+        load_molecules(split_file, "test")
+
+
+def test_a_set_that_is_not_split_is_taken_whole(packed_file):
+    assert load_molecules(packed_file).split is None
+    assert len(load_molecules(packed_file, "test")) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("split", np.array([0, 1, 0], np.uint8), "one entry a molecule"),
+        ("split", np.array([0, 1, 0, 3], np.uint8), "split must be 0 to 2"),
+        ("split", np.array([0.0, 1.0, 0.0, 1.0]), "'split' is float64"),
+        ("weight", np.array([1.0, 2.0, 0.0, 1.0]), "weights must be positive"),
+        ("weight", np.array([1.0, 2.0, np.nan, 1.0]), "weights must be positive"),
+        ("weight", np.ones(5), "one entry a molecule"),
+    ],
+)
+def test_splits_and_weights_that_do_not_fit_are_told(split_file, key, value, reason):
+    with np.load(split_file) as stored:
+        np.savez(split_file, **({**stored} | {key: value}))
+    refused(split_file, reason)
