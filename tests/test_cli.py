@@ -10,11 +10,13 @@ import pytest
 
 import afmol
 from afmol.checkpoint import read_tensors, shipped_models, write_tensors
-from afmol.cli import main
+from afmol.cli import DATASET, main
 from afmol.files import read_scan
 from afmol.molecules import pack_molecules
 from afmol.structures import Molecule
 from test_files import both, gsf, sxm
+from test_samples import members, write, xyz
+from test_shards import COMMENT, theirs
 
 COMMANDS = ("demo", "predict", "simulate", "soap", "molecules", "train", "evaluate", "info")
 
@@ -268,6 +270,87 @@ def test_train_from_a_file_and_the_command_line(tmp_path, capsys, molecule_set):
     }
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3]
+
+
+@pytest.fixture
+def set_toml(tmp_path, molecule_set):
+    path = tmp_path / "set.toml"
+    path.write_text(f"molecules = '{molecule_set}'\nsamples = 6\n[data]\ntogether = 4\nwindows = [[32, 32]]\n")
+    return path
+
+
+def test_stored_samples_are_made_checked_drawn_and_trained_on(tmp_path, capsys, set_toml, molecule_set):
+    out = tmp_path / "set"
+    make = ["dataset", "make", str(set_toml), "-o", str(out), "--workers", "0"]
+    main([*make, "--data.noise", "0"])
+    assert "2 shards made" in capsys.readouterr().out
+    main([*make, "--data.noise", "0", "--samples", "9"])
+    assert "2 shards kept, 1 shards made" in capsys.readouterr().out
+    refused(capsys, make, "train_00000.h5", "another configuration")
+    main(["dataset", "check", str(out)])
+    assert "3 whole shards, 12 samples" in capsys.readouterr().out
+    for source in (out, set_toml):
+        picture = tmp_path / f"{source.stem}.png"
+        main(["dataset", "show", str(source), "-o", str(picture), "--samples", "3"])
+        assert picture.stat().st_size > 10000
+
+    small = ["--batch-size", "4", "--steps", "2", "--workers", "0", "--accelerator", "cpu", "--precision", "32-true"]
+    model = ["--model.channels", "16", "24", "32", "--model.blocks", "1", "--model.width", "16", "--model.rounds", "1"]
+    (tmp_path / "run.toml").write_text(f"stored = '{out}'\nout = '{tmp_path / 'run'}'\n")
+    main(["train", str(tmp_path / "run.toml"), *small, *model])
+    assert (tmp_path / "run" / "base.safetensors").exists()
+    capsys.readouterr()  # the bar
+    refused(capsys, ["train", tmp_path / "run.toml", "--molecules", molecule_set], "either molecules", "or stored")
+
+    content = bytearray((out / "train_00001.h5").read_bytes())
+    content[3000] ^= 4
+    (out / "train_00001.h5").write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        main(["dataset", "check", str(out)])
+    assert stop.value.code == 2
+    told = capsys.readouterr()
+    assert "train_00001.h5 is damaged" in told.err
+    assert "2 whole shards, 8 samples" in told.out
+    refused(capsys, ["dataset", "show", out, "-o", tmp_path / "x.png", "--first", "2"], "train_00001.h5 is damaged")
+    main([*make, "--data.noise", "0"])
+    assert "1 shards kept, 1 shards made again, it was damaged" in capsys.readouterr().out
+
+
+def test_samples_of_other_groups_are_imported(tmp_path, capsys):
+    scan, molecule = theirs()
+    tar = write(tmp_path / "a.tar", *(members(n, [scan.data], xyz(molecule, COMMENT)) for n in range(3)))
+    main(["dataset", "import", str(tar), "-o", str(tmp_path / "set"), "--together", "2", "--surface", "Cu"])
+    assert "3 samples in 2 shards" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["make", "none.toml", "-o", "out"], "none.toml"),
+        (["make", "set.toml", "-o", "out", "--samples", "0"], "at least 1"),
+        (["make", "set.toml", "-o", "set.toml"], "cannot be made"),
+        (["check", "nowhere"], "nowhere holds no shard"),
+        (["show", "set.toml", "-o", "x.foo"], "x.foo"),
+        (["show", "set.toml", "-o", "x.png", "--samples", "0"], "--samples"),
+        (["import", "-o", "out"], "at least one file"),
+        (["import", "x.zip", "-o", "out"], "x.zip"),
+        (["import", "x.hdf5", "-o", "out"], "--window"),
+        (["import", "x.tar", "-o", "out"], "x.tar"),
+        (["import", "x.tar", "-o", "out", "--surface", "Qq"], "Qq"),
+        (["import", "x.tar", "-o", "out", "--slices", "2"], "--slices"),
+    ],
+)
+def test_mistakes_with_stored_samples(arguments, word, tmp_path, capsys, monkeypatch, set_toml):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, ["dataset", *arguments], word)
+
+
+@pytest.mark.parametrize("command", ["make", *DATASET])
+def test_help_of_dataset_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["dataset", command, "--help"])
+    assert stop.value.code == 0
+    assert f"Example: afmol dataset {command}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_evaluate_prints_its_table(tmp_path, capsys, molecule_set, weights):

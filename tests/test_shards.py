@@ -16,12 +16,15 @@ from distributed import LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afmol.dataset import DataConfig, make_sample
-from afmol.errors import ConfigError, MoleculeError, ShardError
+from afmol.dataset import DataConfig, labels, make_sample
+from afmol.errors import ConfigError, MoleculeError, ScanError, ShardError
+from afmol.files import read_hdf5_samples, read_tar
 from afmol.molecules import load_molecules, pack_molecules
-from afmol.shards import FORMAT, HEADER, SetConfig, Shard, make, packed, read_shard, shard_files, shard_length
-from afmol.structures import Molecule
+from afmol.shards import FORMAT, HEADER, SetConfig, Shard, make, packed, read_shard, shard_files, shard_length, store
+from afmol.simulation import Grid, Tip, simulate, standard_heights
+from afmol.structures import Molecule, Scan
 from test_dataset import chain, flat_ring, lamp
+from test_samples import members, write, xyz
 
 DATA = DataConfig(together=4, windows=((24, 24), (24, 16)), slices=4)
 """Small and quick."""
@@ -245,6 +248,74 @@ except ConfigError as error:
     assert result.returncode == 1
     assert "train_00000.h5 cannot be written (file too large)" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# --- samples of other groups
+
+
+def theirs() -> tuple[Scan, Molecule]:
+    """A ring in an image of 0.4 A a pixel that does not begin at 0, as ml-spm stores it."""
+    molecule = replace(flat_ring(), positions=flat_ring().positions + np.array([7.0, 1.5, 3.0]))
+    grid = Grid((2.2, -2.6), (9.6, 8.0), (24, 20), standard_heights(molecule, Tip(), 3.0, 6))
+    return simulate(molecule, Tip(), grid, parallel=False), molecule
+
+
+COMMENT = "Scan window: [[2.4 -2.4 6.0] [11.6 5.2 7.0]]"
+
+
+def test_imported_samples_lie_where_ours_would(tmp_path):
+    """Theirs at 0.4 A a pixel, resampled, beside the same scene simulated here at 0.25 A a pixel."""
+    scan, molecule = theirs()
+    text = xyz(molecule, COMMENT)
+    tar = write(tmp_path / "a.tar", *(members(n, [scan.data], text) for n in range(5)))
+    files = list(store(read_tar(tar), tmp_path / "set", "train", 0.25, 4, 2))
+    assert [shard_length(file) for file in files] == [2, 2, 1]
+    shard, origin = read_shard(files[2])
+    assert origin == {"imported": ["a.tar: 4"]}
+    ((stack, atoms),) = shard.samples()
+    assert shard.images.shape == (1, 38, 32, 4)
+    assert shard.size == (9.5, 8.0)
+    truth = labels(molecule, np.array([2.2, -2.6]), np.array([9.6, 8.0]))
+    np.testing.assert_array_equal(atoms.numbers, truth.numbers)
+    np.testing.assert_array_equal(atoms.bonds, truth.bonds)
+    np.testing.assert_allclose(atoms.positions, truth.positions * [9.5 / 9.6, 1, 1], atol=1e-4)
+    fine = simulate(molecule, Tip(), Grid((2.2, -2.6), (9.6, 8.0), (38, 32), scan.heights[[0, -1]]), parallel=False)
+    for k, ours in ((0, 0), (-1, -1)):
+        assert np.corrcoef(stack[..., k].ravel(), fine.data[..., ours].ravel())[0, 1] > 0.995
+
+
+def test_a_shard_is_read_as_a_set_of_the_original_layout(folder):
+    """By the reader for other people's files, which knows nothing of shards."""
+    shard, _ = read_shard(folder / "train_00001.h5")
+    lx, ly = shard.size
+    half = DATA.pixel / 2
+    window = ((half, half, 0.0), (lx - half, ly - half, 0.0))
+    found = list(read_hdf5_samples(folder / "train_00001.h5", "train", window))
+    assert len(found) == 4
+    for (scan, atoms), (stack, molecule) in zip(found, shard.samples(), strict=True):
+        np.testing.assert_array_equal(scan.data, stack)
+        np.testing.assert_allclose(scan.size, shard.size)
+        np.testing.assert_array_equal(atoms.numbers, molecule.numbers)
+        np.testing.assert_allclose(atoms.positions, molecule.positions, atol=1e-6)
+
+
+def test_what_was_read_before_the_damage_is_kept(tmp_path):
+    scan, molecule = theirs()
+    tar = write(tmp_path / "a.tar", *(members(n, [scan.data], xyz(molecule, COMMENT)) for n in range(4)))
+    tar.write_bytes(tar.read_bytes()[:-25000])
+    files = []
+    with pytest.raises(ScanError, match=r"a\.tar"):
+        files.extend(store(read_tar(tar), tmp_path / "set", "train", 0.25, 4, 2))
+    stored = [sample for file in shard_files(tmp_path / "set") for sample in read_shard(file)[0].samples()]
+    assert 1 <= len(stored) < 4
+
+
+def test_an_import_does_not_replace_simulated_shards(folder, tmp_path):
+    mine = copied(folder, tmp_path / "set")
+    before = contents(mine)
+    with pytest.raises(ShardError, match=r"train_00000\.h5 is a shard of simulated samples"):
+        list(store([theirs()], mine, "train", 0.25, 4, 1))
+    assert contents(mine) == before
 
 
 # --- mistakes

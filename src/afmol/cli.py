@@ -307,7 +307,7 @@ def dataset_make(config: Path, arguments: list[str]) -> None:
         """
         shards = -(-chosen.samples // max(1, chosen.data.together))
         counts: Counter[str] = Counter()
-        with tqdm(total=shards * chosen.data.together, unit="sample", mininterval=1) as bar:
+        with tqdm(total=shards * chosen.data.together, unit="sample", delay=1, mininterval=1) as bar:
             for _, path, done in make(chosen, out, scheduler, workers):
                 counts[done] += 1
                 bar.update(chosen.data.together)
@@ -332,7 +332,7 @@ def dataset_check(folder: tyro.conf.Positional[Path]) -> None:
     from .shards import read_shard, shard_files
 
     files, samples, atoms, bad = shard_files(folder), 0, 0, 0
-    for file in tqdm(files, unit="shard", mininterval=1):
+    for file in tqdm(files, unit="shard", delay=1, mininterval=1):
         try:
             shard, _ = read_shard(file)
         except ShardError as error:
@@ -435,7 +435,8 @@ def dataset_import(
         else:
             raise ConfigError(f"{file} is neither a .tar nor an .hdf5 file of samples.")
     samples = chain.from_iterable(sets)
-    written = list(store(tqdm(samples, unit="sample", mininterval=1), out, part, pixel, slices, together))
+    shown = (sample for sample in tqdm(samples, unit="sample", delay=1, mininterval=1))
+    written = list(store(shown, out, part, pixel, slices, together))
     print(f"{out}: {sum(map(shard_length, written))} samples in {len(written)} shards")
 
 

@@ -267,18 +267,22 @@ def store(
         return path
 
     make_folder(folder)
-    error = None
-    try:
-        for scan, molecule in samples:
-            stack, scale = resampled(scan, pixel, slices, np.inf)
-            shape, size = stack.shape, np.array(stack.shape[:2]) * pixel
-            moved = dataclasses.replace(molecule, positions=molecule.positions / [*scale, 1.0])
-            waiting.setdefault(shape, []).append((stack, labels(moved, np.zeros(2), size)))
-            sources.setdefault(shape, []).append(scan.source)
-            if len(waiting[shape]) == together:
-                yield written(shape)
-    except AfmolError as problem:
-        error = problem
+    error, stream = None, iter(samples)
+    while True:
+        try:
+            scan, molecule = next(stream)
+        except StopIteration:
+            break
+        except AfmolError as problem:
+            error = problem
+            break
+        stack, scale = resampled(scan, pixel, slices, np.inf)
+        shape, size = stack.shape, np.array(stack.shape[:2]) * pixel
+        moved = dataclasses.replace(molecule, positions=molecule.positions / [*scale, 1.0])
+        waiting.setdefault(shape, []).append((stack, labels(moved, np.zeros(2), size)))
+        sources.setdefault(shape, []).append(scan.source)
+        if len(waiting[shape]) == together:
+            yield written(shape)
     for shape in list(waiting):
         yield written(shape)
     if error:
