@@ -3,7 +3,16 @@ import time
 import numpy as np
 import pytest
 
-from afmol.chemistry import from_ase, from_rdkit, molecule_from_smiles, to_ase, to_rdkit
+from afmol.chemistry import (
+    from_ase,
+    from_rdkit,
+    graph_from_geometry,
+    molecule_from_graph,
+    molecule_from_smiles,
+    partial_charges,
+    to_ase,
+    to_rdkit,
+)
 from afmol.elements import bonds_by_distance
 from afmol.errors import MoleculeError
 from afmol.molecules import MAX_ATOMS, load_molecules
@@ -126,6 +135,32 @@ def test_the_log_of_rdkit_is_silenced_only_while_we_work(capfd):
     assert "C1CC" in capfd.readouterr().err
 
 
+# From geometries
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        "Cc1c([N+](=O)[O-])cc([N+](=O)[O-])cc1[N+](=O)[O-]",
+        "O=[N+]([O-])c1ccccc1S(N)(=O)=O",
+        "O=C1c2ccccc2C(=O)c2ccccc12",
+        "C[N+](=O)[O-]",
+        "CON=O",
+        "C=C=C",
+    ],
+)
+def test_bond_orders_come_back_from_positions_alone(smiles):
+    from rdkit import Chem
+
+    molecule = molecule_from_smiles(smiles)
+    mol = graph_from_geometry(molecule)
+    assert mol.GetProp("_Name") == Chem.CanonSmiles(smiles)
+    np.testing.assert_allclose(partial_charges(mol), molecule.charges, atol=1e-6)
+    back = molecule_from_graph(mol)
+    np.testing.assert_allclose(back.positions, molecule.positions, atol=1e-9)
+    assert {*map(tuple, back.bonds)} == {*map(tuple, molecule.bonds)}
+
+
 # RDKit and ASE
 
 
@@ -161,6 +196,20 @@ def test_ase_molecule_from_its_own_database():
 
 
 # The developers' data
+
+
+def test_bond_orders_of_the_shared_set_come_back(shared):
+    """Those that do not are other resonance structures."""
+    stored = load_molecules(shared / "molecules" / "val.npz")
+    right = failed = 0
+    for molecule in map(stored.__getitem__, range(0, 3000, 10)):
+        try:
+            charges = partial_charges(graph_from_geometry(molecule))
+            right += np.abs(charges - molecule.charges).max() < 1e-3
+        except MoleculeError:
+            failed += 1
+    assert failed <= 3
+    assert right >= 0.94 * 300
 
 
 def test_the_shared_set_and_our_own_chemistry_agree(shared):

@@ -328,7 +328,7 @@ def _checksum(key: str, arrays: dict[str, np.ndarray]) -> str:
 def _read_part(path: Path, key: str) -> dict[str, np.ndarray] | None:
     """The arrays of a part; None where it is missing, damaged, changed, or that of another chunk."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored}
         return arrays if str(arrays.pop("checksum")) == _checksum(key, arrays) else None
     except Exception:
