@@ -455,7 +455,7 @@ def evaluate(
     Example: afmol evaluate --model base --data molecules/test.npz -o results
 
     Args:
-        data: packed molecule set (.npz) that was not trained on.
+        data: packed molecule set (.npz) that was not trained on; of one that is split, its test part is taken.
         out: folder for the results.
         model: name of a shipped model or path of a weight file.
         molecules: how many of each kind.

@@ -90,7 +90,7 @@ def evaluate(
     if config.molecules < 1:
         raise ConfigError("Evaluate at least one molecule.")
     network, name = load_model(model)
-    molecules = load_molecules(data)
+    molecules = load_molecules(data, "test")
     out = Path(out)
     make_folder(out)
     record: dict[str, object] = {"model": name, "data": Path(data).name, "noise": config.noise, "seed": config.seed}
