@@ -17,6 +17,7 @@ from afmol.elements import bonds_by_distance
 from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
 from afmol.model import ModelConfig, Ours
 from afmol.molecules import load_molecules, pack_molecules
+from afmol.shards import SetConfig, make
 from afmol.structures import Molecule
 from afmol.training import TrainConfig, learning_rate, train, validate, visible
 
@@ -89,9 +90,13 @@ class StoppedError(Exception):
     """Somebody pulled the plug."""
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, molecules, tmp_path, monkeypatch, workers):
+@pytest.mark.parametrize(("workers", "stored"), [(0, False), (2, False), (0, True), (2, True)])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, molecules, tmp_path, monkeypatch, workers, stored):
+    """In the middle of an epoch, and whether the samples are stored or made meanwhile."""
     config = tiny(molecules, tmp_path, validation=molecules, validation_samples=8, workers=workers)
+    if stored:
+        list(make(SetConfig(molecules, 24, data=DATA), tmp_path / "set", workers=0))
+        config = dataclasses.replace(config, molecules="", stored=str(tmp_path / "set"))
     save = training.save_training
 
     def save_and_stop(*args):
