@@ -62,6 +62,9 @@ TIPS_TO_TEST = {
 }  # fmt: skip
 
 
+FIELDS, CHARGES = TipParameters._fields, ("charges", "charge_offsets")
+
+
 def stack_and_gradients(atoms, grids, tip, parameters, backend):
     """A batch of stacks and the gradients of a random sum over them, by atoms and tip."""
     atoms, parameters = [*leaves(*atoms[:4]), atoms[4]], TipParameters(*leaves(*parameters))
@@ -90,6 +93,44 @@ def test_the_kernels_and_the_reference_agree(name):
     kernels, reference = (stack_and_gradients(*arguments, backend) for backend in ("numba", "torch"))
     assert kernels[0].shape == (3, 8, 18, 3)
     near(kernels, reference, 1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_under_different_tips_is_each_molecule_under_its_own(backend):
+    """Tips that differ in everything, in the number of charges and of heights too; and so do the gradients."""
+    tips = [TIPS_TO_TEST[name] for name in ("bent", "xe", "co")]
+    grids = [grid(m, tip=tip) for m, tip in zip(MOLECULES, tips, strict=True)]
+    atoms = packed(MOLECULES)
+    together = stack_and_gradients(atoms, grids, tips, TipParameters.of(tips, atoms[0]), backend)
+    weights = torch.randn(together[0].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    near([stacks(*atoms, grids, tips, backend=backend)], together[:1], 0)
+    first = np.cumsum([0] + [len(m) for m in MOLECULES])
+    for k, (m, tip) in enumerate(zip(MOLECULES, tips, strict=True)):
+        alone, parameters = leaves(*packed([m])[:4]), TipParameters(*leaves(*TipParameters.of(tip, atoms[0])))
+        out = stacks(*alone, packed([m])[4], grids[k], tip, parameters, backend=backend)
+        near([out.detach()[0]], [together[0][k]], 1e-12)
+        expected = torch.autograd.grad((weights[k] * out[0]).sum(), [*alone, *parameters])
+        own = slice(first[k], first[k + 1])
+        near([t[own] for t in together[1:5]], expected[:4], 1e-12)
+        charges = len(tip.charges)
+        found = [t[k, :charges] if name in CHARGES else t[k] for name, t in zip(FIELDS, together[5:], strict=True)]
+        near(found, expected[4:], 1e-12)
+
+
+def test_a_tip_for_each_molecule():
+    atoms = packed(MOLECULES)
+    with pytest.raises(ConfigError, match="3 molecules need as many tips, not 2"):
+        stacks(*atoms, GRIDS, [Tip(), Tip()])
+    two = TipParameters.of([Tip(), Tip()], atoms[0])
+    one = TipParameters.of(Tip(), atoms[0])
+    with pytest.raises(ConfigError, match=r"3 molecules need as many tips, not 2 \(stiffness\)"):
+        stacks(*atoms, GRIDS, parameters=one._replace(stiffness=two.stiffness))
+    # one field of each molecule's own, the others shared
+    three = torch.tensor([0.2, 0.4, 0.8], dtype=torch.float64)
+    mixed = stacks(*atoms, GRIDS, parameters=one._replace(stiffness=three))
+    for k, stiffness in enumerate(three.tolist()):
+        expected = stacks(*atoms, GRIDS, Tip(stiffness=stiffness))
+        near([mixed[k]], [expected[k]], 1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -175,8 +216,8 @@ def test_the_force_has_a_potential_and_its_hessian():
     rng = torch.Generator().manual_seed(0)
     charge = torch.randn(1, 6, 3, generator=rng, dtype=torch.float64)
     c12, c6 = 3e4 * torch.rand(1, 6, generator=rng, dtype=torch.float64), 30 * torch.ones(1, 6, dtype=torch.float64)
-    offsets = torch.tensor([0.1, 0.0, -0.1], dtype=torch.float64)
-    model = relaxation.Model(positions[None], c12, c6, charge, offsets, torch.ones(3, dtype=torch.float64))
+    offsets = torch.tensor([[0.1, 0.0, -0.1]], dtype=torch.float64)
+    model = relaxation.Model(positions[None], c12, c6, charge, offsets, torch.ones(1, 3, dtype=torch.float64))
 
     def force(p):
         return relaxation.force_and_hessian(model, torch.zeros(len(p), dtype=torch.long), p)

@@ -174,7 +174,7 @@ def test_force_and_hessian_are_derivatives_of_the_energy(name):
         w[start : start + LANES] = values
     radius, depth = np.array([(e.lj_radius, e.lj_depth) for z in what.numbers for e in ELEMENTS if e.number == z]).T
     lj = lennard_jones_terms(radius, depth, tip.probe_radius, tip.probe_depth)
-    q, charge_z = coulomb_terms(charges(what), np.array(tip.charges)), np.array(tip.charge_offsets)
+    q, charge_z = coulomb_terms(charges(what), np.array([tip.charges])), np.array(tip.charge_offsets)
     here = scene(pixel_y, pixel_y, pixel_y, what.positions, *lj, q, charge_z, np.ones(3), np.float64)
     force_and_hessian(w, anchor[0], anchor[2], here)
 
@@ -197,7 +197,7 @@ def test_the_force_of_one_pair_is_that_of_the_textbook():
     w = np.zeros(END)
     w[UZ : UZ + LANES] = distance
     lj = lennard_jones_terms(np.array([carbon.lj_radius]), np.array([carbon.lj_depth]), 1.6612, 0.009106)
-    no_charges, nothing = np.zeros((0, 1)), np.zeros(1)
+    no_charges, nothing = np.zeros((1, 0)), np.zeros(1)
     here = scene(nothing, nothing, nothing, np.zeros((1, 3)), *lj, no_charges, np.zeros(0), np.ones(3), np.float64)
     force_and_hessian(w, 0.0, 0.0, here)
     np.testing.assert_allclose(w[FX:HXX], 0, atol=1e-12)

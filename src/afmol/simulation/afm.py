@@ -253,7 +253,7 @@ def simulate(
         heights - centre[2],
         molecule.positions - centre,
         *lennard_jones_terms(radius, depth, tip.probe_radius, tip.probe_depth),
-        coulomb_terms(charges, np.array(tip.charges)),
+        coulomb_terms(charges, np.array([tip.charges])),
         np.array(tip.charge_offsets),
         np.array([tip.stiffness, tip.radial_stiffness, tip.bond_length]) / SPRING_UNITS,
         dtype,

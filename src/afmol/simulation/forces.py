@@ -3,7 +3,7 @@
     equation                                             variable           shape
     E(p) = sum_i C12_i / r_i^12 - C6_i / r_i^6           repulsion: 12 C12  atom
                                                          attraction: 6 C6   atom
-         + sum_i sum_t k q_i Q_t / |p + z_t e_z - r_i|   charge: k q_i Q_t  t atom; z_t: charge_z (t,)
+         + sum_i sum_t k q_i Q_t / |p + z_t e_z - r_i|   charge: k q_i Q_t  atom t; z_t: charge_z (t,)
 
 Source: Hapala et al., Phys. Rev. B 90, 085421 (2014); mixing rules and constants of ppafm.
 Arrays are numpy's or torch's, and so are the results.
@@ -35,6 +35,6 @@ def lennard_jones_terms(
     return 12 * eps * r6**2, 12 * eps * r6
 
 
-def coulomb_terms(charges: Float[Any, " atom"], tip_charges: Float[Any, " t"]) -> Float[Any, "t atom"]:
-    """k q_i Q_t (eV A) of each charge of the tip and each atom, from charges in e."""
-    return COULOMB * tip_charges[:, None] * charges[None]
+def coulomb_terms(charges: Float[Any, " atom"], tip_charges: Float[Any, "#atom t"]) -> Float[Any, "atom t"]:
+    """k q_i Q_t (eV A) of each atom and each charge of the tip, or of that atom's tip, from charges in e."""
+    return COULOMB * charges[:, None] * tip_charges

@@ -24,22 +24,50 @@ JUMP = 0.1
 
 
 class TipParameters(NamedTuple):
-    """The parameters of a tip that a stack can be differentiated by; units and meaning as in `Tip`."""
+    """The parameters of tips that stacks can be differentiated by; units and meaning as in `Tip`.
 
-    probe_radius: Float[Tensor, ""]
-    probe_depth: Float[Tensor, ""]
-    charges: Float[Tensor, " t"]
-    charge_offsets: Float[Tensor, " t"]
-    stiffness: Float[Tensor, ""]
-    radial_stiffness: Float[Tensor, ""]
-    bond_length: Float[Tensor, ""]
-    offset: Float[Tensor, " 2"]
+    One tip for all molecules, or, each field alone, one a molecule.
+    """
+
+    probe_radius: Float[Tensor, "*molecule"]
+    probe_depth: Float[Tensor, "*molecule"]
+    charges: Float[Tensor, "*molecule t"]
+    charge_offsets: Float[Tensor, "*molecule t"]
+    stiffness: Float[Tensor, "*molecule"]
+    radial_stiffness: Float[Tensor, "*molecule"]
+    bond_length: Float[Tensor, "*molecule"]
+    offset: Float[Tensor, "*molecule 2"]
 
     @classmethod
-    def of(cls, tip: Tip, like: Tensor | None = None) -> "TipParameters":
-        """Those of `tip`, in the precision and on the device of `like`."""
+    def of(cls, tip: Tip | Sequence[Tip], like: Tensor | None = None) -> "TipParameters":
+        """Those of one tip or of several, in the precision and on the device of `like`."""
         like = torch.zeros(0) if like is None else like
-        return cls(*(torch.tensor(getattr(tip, name), dtype=like.dtype, device=like.device) for name in cls._fields))
+        if isinstance(tip, Tip):
+            values = [getattr(tip, name) for name in cls._fields]
+        else:  # tips with fewer charges than others get charges of 0
+            most = max((len(t.charges) for t in tip), default=0)
+            rows = [[getattr(t, name) for t in tip] for name in cls._fields]
+            values = [
+                [(*row, *[0.0] * (most - len(row))) for row in column]
+                if name in ("charges", "charge_offsets")
+                else column
+                for name, column in zip(cls._fields, rows, strict=True)
+            ]
+        return cls(*(torch.tensor(value, dtype=like.dtype, device=like.device) for value in values))
+
+    def of_each(self, molecules: int) -> "TipParameters":
+        """One tip a molecule.
+
+        Raises:
+            ConfigError: fields that are neither of one tip nor of as many as there are molecules.
+        """
+        found = []
+        for name, field in zip(self._fields, self, strict=True):
+            width = field.ndim - (name in ("charges", "charge_offsets", "offset"))
+            if width == 1 and len(field) != molecules:
+                raise ConfigError(f"{molecules} molecules need as many tips, not {len(field)} ({name}).")
+            found.append(field if width == 1 else field.expand(molecules, *field.shape))
+        return TipParameters(*found)
 
 
 def stacks(
@@ -49,7 +77,7 @@ def stacks(
     lj_depth: Tensor,
     molecule: Tensor,
     grids: Grid | Sequence[Grid],
-    tip: Tip = TIPS["co"],
+    tip: Tip | Sequence[Tip] = TIPS["co"],
     parameters: TipParameters | None = None,
     *,
     backend: str = "auto",
@@ -61,8 +89,8 @@ def stacks(
         charges, lj_radius, lj_depth: (atoms,), e, A, eV.
         molecule: (atoms,), integers from 0 in any order: to which molecule each atom belongs.
         grids: where to scan each molecule, of one shape and number of slices; or one grid for all.
-        tip: what images the molecules.
-        parameters: take the place of the tip's own.
+        tip: what images the molecules; one for all, or one for each.
+        parameters: take the place of the tips' own.
         backend: "torch", the reference, on any device; "numba", kernels for the CPU; "auto", numba on the CPU.
 
     A gradient at a point where the probe snaps, see `snaps`, is finite and means little.
@@ -84,7 +112,7 @@ def snaps(
     lj_depth: Tensor,
     molecule: Tensor,
     grids: Grid | Sequence[Grid],
-    tip: Tip = TIPS["co"],
+    tip: Tip | Sequence[Tip] = TIPS["co"],
     parameters: TipParameters | None = None,
     *,
     backend: str = "auto",
@@ -128,7 +156,7 @@ def _setup(
     lj_depth: Tensor,
     molecule: Tensor,
     grids: Grid | Sequence[Grid],
-    tip: Tip,
+    tip: Tip | Sequence[Tip],
     parameters: TipParameters | None,
 ) -> Setup:
     """Check the arguments of `stacks`, sort the atoms by molecule, and find the coefficients of the forces."""
@@ -158,30 +186,34 @@ def _setup(
     sort = torch.from_numpy(order).to(positions.device)
     positions, charges, lj_radius, lj_depth = (t.to(positions)[sort] for t in (positions, charges, lj_radius, lj_depth))
     parameters = TipParameters.of(tip, positions) if parameters is None else parameters
-    parameters = TipParameters(*(t.to(positions) for t in parameters))
+    parameters = TipParameters(*(t.to(positions) for t in parameters)).of_each(len(grids))
+    tips = [tip] * len(grids) if isinstance(tip, Tip) else tip
+    if len(tips) != len(grids):
+        raise ConfigError(f"{len(grids)} molecules need as many tips, not {len(tips)}.")
     if not all(bool(t.isfinite().all()) for t in parameters):
         raise ConfigError("The parameters of the tip must be finite numbers.")
 
     known = positions.detach().cpu().double().numpy()
     numbers = torch.stack([charges, lj_radius, lj_depth], 1).detach().cpu().double().numpy()
-    length = parameters.bond_length.item()
+    lengths = parameters.bond_length.tolist()
     centres = np.empty((len(grids), 3))
     for k, grid in enumerate(grids):
         own = slice(first[k], first[k] + count[k])
-        check_scene(known[own], numbers[own], grid, length)
+        check_scene(known[own], numbers[own], grid, lengths[k])
         centres[k] = known[own].mean(0)
     centre = torch.from_numpy(centres).to(positions)
     centres = centre.cpu().double().numpy()  # as rounded, since positions and pixels are to be moved by the same
-    springs = torch.stack([parameters.stiffness, parameters.radial_stiffness, parameters.bond_length])
+    springs = torch.stack([parameters.stiffness, parameters.radial_stiffness, parameters.bond_length], 1)
+    owners = torch.from_numpy(owner[order]).to(positions.device)
     model = Model(
-        positions - centre[torch.from_numpy(owner[order]).to(positions.device)] - pad(parameters.offset, (0, 1)),
-        *lennard_jones_terms(lj_radius, lj_depth, parameters.probe_radius, parameters.probe_depth),
-        coulomb_terms(charges, parameters.charges).T,
+        positions - centre[owners] - pad(parameters.offset, (0, 1))[owners],
+        *lennard_jones_terms(lj_radius, lj_depth, parameters.probe_radius[owners], parameters.probe_depth[owners]),
+        coulomb_terms(charges, parameters.charges[owners]),
         parameters.charge_offsets,
         springs / springs.new_tensor(SPRING_UNITS),
     )
     x, y = (np.stack([grid.centres[axis] for grid in grids]) - centres[:, axis, None] for axis in (0, 1))
-    heights, weights = zip(*(force_heights(grid, tip) for grid in grids), strict=True)
+    heights, weights = zip(*(force_heights(grid, t) for grid, t in zip(grids, tips, strict=True)), strict=True)
     most = max(len(h) for h in heights)
     z = np.stack([np.pad(h, (0, most - len(h)), "edge") for h in heights]) - centres[:, 2:]
     w = np.stack([np.pad(w, ((0, most - len(w)), (0, 0))) for w in weights])
@@ -222,8 +254,8 @@ class _VerticalForce(torch.autograd.Function):
         d_force = grad_outputs[0].contiguous().numpy()
         atoms, tip = relaxed_forces_product(_scenes(setup), probe.numpy(), d_force, torch.get_num_threads())
         a, t = (torch.from_numpy(sums).to(probe) for sums in (np.concatenate(atoms), tip))
-        n = len(setup.model.charge_z)
-        return a[:, :3], a[:, 3], a[:, 4], a[:, 5 : 5 + n], t[3 : 3 + n], t[:3], None, None
+        n = setup.model.charge_z.shape[1]
+        return a[:, :3], a[:, 3], a[:, 4], a[:, 5 : 5 + n], t[:, 3 : 3 + n], t[:, :3], None, None
 
 
 def _relaxed(setup: Setup, kernel: bool, keep_probe: bool) -> tuple[Tensor, Tensor]:
@@ -249,9 +281,9 @@ def _scenes(setup: Setup) -> list[Scene]:
                 positions[own],
                 repulsion[own],
                 attraction[own],
-                charge[own].T,
-                charge_z,
-                springs,
+                charge[own],
+                charge_z[k],
+                springs[k],
                 x.dtype.type,
             )
         )

@@ -97,7 +97,7 @@ def scene(
     positions: Float[np.ndarray, "atom 3"],
     repulsion: Float[np.ndarray, " atom"],
     attraction: Float[np.ndarray, " atom"],
-    charge: Float[np.ndarray, "t atom"],
+    charge: Float[np.ndarray, "atom t"],
     charge_z: Float[np.ndarray, " t"],
     springs: Float[np.ndarray, " 3"],
     dtype: type,
@@ -107,7 +107,7 @@ def scene(
     limits = (tolerance(dtype is np.float32), LONGEST_STEP, SOFTEST, SOFTEST_GRADIENT, 3, 1 / SOFT_STEP)
     arrays = (
         *(x, y, heights, springs, positions.T, np.stack([repulsion, attraction, 14 * repulsion, 8 * attraction])),
-        *(np.pad(charge, ((0, spare), (0, 0))), np.pad(charge_z, (0, spare)), np.array(limits)),
+        *(np.pad(charge.T, ((0, spare), (0, 0))), np.pad(charge_z, (0, spare)), np.array(limits)),
     )
     return Scene(*(np.ascontiguousarray(array, dtype) for array in arrays))
 
@@ -437,8 +437,8 @@ def relaxed_forces(
 
 def relaxed_forces_product(
     scenes: list[Scene], probe: np.ndarray, d_force: Float[np.ndarray, "scene nx ny nz"], threads: int
-) -> tuple[list[Float[np.ndarray, "atom 8"]], Float[np.ndarray, " 6"]]:
-    """Derivatives of sum d_force * force by what belongs to each scene's atoms, and to the tip; see the kernel."""
+) -> tuple[list[Float[np.ndarray, "atom 8"]], Float[np.ndarray, "scene 6"]]:
+    """Derivatives of sum d_force * force by what belongs to each scene's atoms, and to its tip; see the kernel."""
 
     def work(k: int, columns: slice) -> tuple[int, np.ndarray, np.ndarray]:
         d_atoms, d_tip = np.zeros((scenes[k].positions.shape[1], 8)), np.zeros(6)
@@ -447,8 +447,8 @@ def relaxed_forces_product(
         return k, d_atoms, d_tip
 
     sums = [np.zeros((s.positions.shape[1], 8)) for s in scenes]
-    total = np.zeros(6)
+    tips = np.zeros((len(scenes), 6))
     for k, d_atoms, d_tip in in_threads(work, scenes, threads):
         sums[k] += d_atoms
-        total += d_tip
-    return sums, total
+        tips[k] += d_tip
+    return sums, tips

@@ -5,7 +5,7 @@
     F = sum_ic a_ic r_ic                                          a                         point atom c
     H = -dF/dp = sum_ic b_ic r_ic r_ic^T - a_ic 1                 b                         point atom c
     u: the probe relative to the tip's end                        u                         point 3
-    S = k_lateral (u_x, u_y, 0) + k_radial (1 - L / |u|) u        springs: both k, L        3
+    S = k_lateral (u_x, u_y, 0) + k_radial (1 - L / |u|) u        springs: both k, L        molecule 3
     G = F - S, which is 0 at the relaxed probe                    pull                      point 3
     K = H + dS/du                                                 hessian                   point 3 3
     lambda = K^-1 H e_z                                           response                  point 3
@@ -40,9 +40,9 @@ class Model(NamedTuple):
     """6 C6, eV A^6."""
     charge: Float[Tensor, "*atoms t"]
     """k q_i Q_t, eV A."""
-    charge_z: Float[Tensor, " t"]
+    charge_z: Float[Tensor, "molecule t"]
     """Heights of the tip's charges above the probe, A."""
-    springs: Float[Tensor, " 3"]
+    springs: Float[Tensor, "molecule 3"]
     """k_lateral, k_radial (eV/A^2), L (A)."""
 
 
@@ -74,7 +74,7 @@ def relaxed(
     for point in torch.arange(len(flat_force), device=force.device).split(_points(padded, chunk)):
         molecule, i, j = torch.unravel_index(point, shape[:3])
         lateral, heights = torch.stack([where.x[molecule, i], where.y[molecule, j]], 1), where.heights[molecule]
-        u = above = pad(torch.zeros_like(lateral), (0, 1)) - pad(model.springs[2:], (2, 0))
+        u = above = pad(torch.zeros_like(lateral), (0, 1)) - pad(model.springs[molecule, 2:], (2, 0))
         for k in range(shape[3]):
             start = 2 * u - above if k > 1 else u  # where the two heights above point to
             tip = torch.cat([lateral, heights[:, k : k + 1]], 1)
@@ -130,7 +130,7 @@ def _padded(model: Model, first: Int[np.ndarray, " molecule"], count: Int[np.nda
 
 def _points(padded: Model, chunk: int) -> int:
     """Points for which one evaluation of the force holds `chunk` numbers."""
-    return max(1, chunk // (18 * padded.positions.shape[1] * (1 + len(padded.charge_z))))
+    return max(1, chunk // (18 * padded.positions.shape[1] * (1 + padded.charge_z.shape[1])))
 
 
 def _relax(
@@ -142,7 +142,7 @@ def _relax(
     for _ in range(MAX_STEPS):
         u = probe[moving, :3]
         force, hessian = force_and_hessian(model, molecule[moving], tip[moving] + u)
-        spring, spring_hessian = spring_force(model.springs, u)
+        spring, spring_hessian = spring_force(model.springs[molecule[moving]], u)
         total = hessian + spring_hessian
         response, curvature = solve(total, hessian[:, :, 2], u.new_tensor([SOFTEST_GRADIENT]))
         probe[moving, 3:] = torch.cat([response, curvature[:, None]], 1)
@@ -165,7 +165,7 @@ def _balanced(
     """Vertical force on relaxed probes, with the first derivatives that the implicit function theorem gives."""
     u, response = probe[:, :3], probe[:, 3:6]
     force = force_on(model, molecule, tip + u)
-    pull = force - spring_force(model.springs, u)[0]
+    pull = force - spring_force(model.springs[molecule], u)[0]
     return force[:, 2] - (response * (pull - pull.detach())).sum(1)
 
 
@@ -189,7 +189,7 @@ def _terms(
 ) -> tuple[Float[Tensor, "point atom c 3"], Float[Tensor, "point atom c"], Float[Tensor, "point atom c"]]:
     """r, a and b."""
     r = p[:, None] - model.positions[molecule]
-    r = r[:, :, None] + pad(pad(model.charge_z, (1, 0))[:, None], (2, 0))
+    r = r[:, :, None] + pad(pad(model.charge_z, (1, 0))[..., None], (2, 0))[molecule][:, None]
     inverse2 = 1 / r.square().sum(-1)
     near, far = inverse2[..., 0], inverse2[..., 1:]
     near6, repulsion, attraction = near**3, model.repulsion[molecule], model.attraction[molecule]
@@ -200,10 +200,10 @@ def _terms(
 
 
 def spring_force(
-    springs: Float[Tensor, " 3"], u: Float[Tensor, "point 3"]
+    springs: Float[Tensor, "point 3"], u: Float[Tensor, "point 3"]
 ) -> tuple[Float[Tensor, "point 3"], Float[Tensor, "point 3 3"]]:
     """S and dS/du: what the springs pull a probe at u back with, eV/A, and their stiffness, eV/A^2."""
-    lateral, radial, bond_length = springs
+    lateral, radial, bond_length = springs.split(1, dim=1)
     length = u.norm(dim=1, keepdim=True)
     diagonal = lateral * u.new_tensor([1, 1, 0]) + radial * (1 - bond_length / length)
     outer = (radial * bond_length / length**3)[..., None] * u[:, :, None] * u[:, None]
