@@ -55,6 +55,7 @@ def test_benzene_is_the_benzene_of_the_textbook():
         ("c1ccsc1P", {"C": 4, "H": 5, "S": 1, "P": 1}, 0),
         ("[SiH3][SiH3]", {"Si": 2, "H": 6}, 0),  # MMFF94 has no parameters: UFF and Gasteiger
         ("[H][H]", {"H": 2}, 0),
+        ("CN=P(C)(C)C", {"C": 4, "H": 12, "N": 1, "P": 1}, 0),  # RDKit's MMFF94 charges add up to -1
         ("[2H]C", {"C": 1, "H": 4}, 0),
     ],
 )

@@ -263,7 +263,7 @@ def _built(entry: Entry, kind: str, config: BuildConfig) -> Molecule:
     content = entry.content
     if isinstance(content, Molecule):
         charges = np.zeros(1) if content.charges is None else content.charges
-        _check_wanted(len(content), round(float(charges.sum())), config)
+        _check_wanted(len(content), round(float(charges.sum()), 1), config)
         return content
     if kind == ".xyz":
         first = content.split("\n", 1)[0].strip()
@@ -280,13 +280,13 @@ def _built(entry: Entry, kind: str, config: BuildConfig) -> Molecule:
     return molecule_from_graph(mol, seed=config.seed, timeout=config.timeout)
 
 
-def _check_wanted(atoms: int, charge: int, config: BuildConfig) -> None:
+def _check_wanted(atoms: int, charge: float, config: BuildConfig) -> None:
     if atoms < config.min_atoms:
         raise MoleculeError(f"It has {atoms} atoms; the set takes {config.min_atoms} or more.", "too few atoms")
     if atoms > config.max_atoms:
         raise MoleculeError(f"It has {atoms} atoms; the set takes up to {config.max_atoms}.", "too many atoms")
     if charge and not config.charged:
-        raise MoleculeError(f"It has the charge {charge:+d}; the set takes neutral molecules.", "charged")
+        raise MoleculeError(f"It has the charge {charge:+g}; the set takes neutral molecules.", "charged")
 
 
 def skeleton(molecule: Molecule) -> tuple[str, str]:

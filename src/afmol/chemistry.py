@@ -138,14 +138,20 @@ def graph_from_geometry(molecule: Molecule) -> "rdkit.Chem.Mol":
 def partial_charges(mol: "rdkit.Chem.Mol", what: str = "The molecule") -> Float[np.ndarray, " n"]:
     """MMFF94 partial charges, e; Gasteiger's where MMFF94 has no parameters.
 
+    Also where RDKit's MMFF94 charges do not add up to the charge of the molecule: it takes the nitrogen of N=P and a few
+    others for an ion, and gives CN=P(C)(C)C a charge of -1.
+
     Raises:
         MoleculeError: neither has parameters.
     """
+    from rdkit import Chem
     from rdkit.Chem import rdForceFieldHelpers, rdPartialCharges
 
     mmff = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
     if mmff is not None:
-        return np.array([mmff.GetMMFFPartialCharge(i) for i in range(mol.GetNumAtoms())])
+        charges = np.array([mmff.GetMMFFPartialCharge(i) for i in range(mol.GetNumAtoms())])
+        if abs(charges.sum() - Chem.GetFormalCharge(mol)) < 0.01:
+            return charges
     rdPartialCharges.ComputeGasteigerCharges(mol)
     charges = np.array([atom.GetDoubleProp("_GasteigerCharge") for atom in mol.GetAtoms()])
     if not np.isfinite(charges).all():

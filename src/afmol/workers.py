@@ -52,6 +52,8 @@ def results(
     local = {"n_workers": workers or os.cpu_count(), "threads_per_worker": 1, "dashboard_address": ":0"}
     local["silence_logs"] = logging.ERROR
     limits = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.comm.timeouts.connect": PATIENCE}
+    # Dask keeps the last 1000 messages to each worker for its own developers, and with them the tasks.
+    limits["distributed.admin.low-level-log-length"] = 2
     with dask.config.set(limits):
         try:
             client = Client(scheduler, set_as_default=False) if scheduler else Client(set_as_default=False, **local)
