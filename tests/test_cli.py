@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -207,6 +208,22 @@ def test_simulate_from_a_file_and_from_smiles(tmp_path, capsys):
     assert (tmp_path / "co_stack.png").stat().st_size > 0
     main(["simulate", "O", "-o", str(tmp_path / "water.npz"), "--pixel", "0.5", "--noise", "0.05", "--slices", "4"])
     assert read_scan(tmp_path / "water.npz").data.shape[2] == 4
+
+
+def test_charges_that_a_file_lacks_are_found_or_said_to_be_missing(tmp_path, capsys):
+    benzene = afmol.molecule_from_smiles("c1ccccc1")
+    afmol.write_molecule(benzene, tmp_path / "own.xyz")
+    afmol.write_molecule(replace(benzene, charges=None), tmp_path / "none.xyz")
+    afmol.write_molecule(replace(benzene, charges=np.zeros(12)), tmp_path / "zero.xyz")
+    (tmp_path / "apart.xyz").write_text("2\n\nC 0 0 0\nC 6 0 0\n")
+    stacks = {}
+    for name in ("own", "none", "zero", "apart"):
+        main(["simulate", str(tmp_path / f"{name}.xyz"), "-o", str(tmp_path / f"{name}.npz"), "--pixel", "0.5"])
+        stacks[name] = read_scan(tmp_path / f"{name}.npz").data
+        told = capsys.readouterr().err
+        assert ("apart.xyz has no charges, so electrostatic forces are left out" in told) == (name == "apart")
+    np.testing.assert_allclose(stacks["none"], stacks["own"], atol=1e-3 * np.ptp(stacks["own"]))
+    assert np.abs(stacks["zero"] - stacks["own"]).max() > 0.05 * np.ptp(stacks["own"])
 
 
 def test_simulate_at_given_heights(tmp_path):

@@ -160,6 +160,15 @@ def partial_charges(mol: "rdkit.Chem.Mol", what: str = "The molecule") -> Float[
     return charges
 
 
+def with_charges(molecule: Molecule) -> Molecule:
+    """A neutral molecule in its geometry, with partial charges of the bond orders that RDKit perceives.
+
+    Raises:
+        MoleculeError: no bond orders or no charges found.
+    """
+    return replace(molecule, charges=partial_charges(graph_from_geometry(molecule)))
+
+
 def to_rdkit(molecule: Molecule) -> "rdkit.Chem.Mol":
     """The molecule in RDKit, one conformer; every bond is single, for a Molecule holds no bond orders."""
     from rdkit import Chem

@@ -99,7 +99,7 @@ def simulate(
     Example: afmol simulate "c1ccccc1O" -o phenol.npz
 
     A molecule from SMILES is laid with its largest plane on the surface; one from a file is imaged from above (+z) as
-    it stands.
+    it stands. Partial charges are the file's, or MMFF94's where it has none.
 
     Args:
         molecule: .xyz, .sdf or .mol file, or a SMILES string.
@@ -117,7 +117,9 @@ def simulate(
     """
     import numpy as np
 
+    from .chemistry import with_charges
     from .dataset import lay_down
+    from .errors import MoleculeError
     from .files import write_scan
     from .plots import stack_strip
     from .simulation import TIPS, Grid, grid_around, standard_heights
@@ -140,6 +142,11 @@ def simulate(
         centre = [o + s / 2 for o, s in zip(grid.origin, grid.size, strict=True)]
         shape = (max(1, round(size[0] / pixel)), max(1, round(size[1] / pixel)))
         grid = Grid((centre[0] - size[0] / 2, centre[1] - size[1] / 2), size, shape, grid.heights)
+    if atoms.charges is None:
+        try:
+            atoms = with_charges(atoms)
+        except MoleculeError as error:
+            print(f"{molecule} has no charges, so electrostatic forces are left out: {error}", file=sys.stderr)
     scan = run(atoms, holder, grid, progress=True)
     scan = dataclasses.replace(scan, data=white_noise(scan.data, noise, rng)) if noise else scan
     write_scan(scan, out)
