@@ -138,8 +138,8 @@ def graph_from_geometry(molecule: Molecule) -> "rdkit.Chem.Mol":
 def partial_charges(mol: "rdkit.Chem.Mol", what: str = "The molecule") -> Float[np.ndarray, " n"]:
     """MMFF94 partial charges, e; Gasteiger's where MMFF94 has no parameters.
 
-    Also where RDKit's MMFF94 charges do not add up to the charge of the molecule: it takes the nitrogen of N=P and a few
-    others for an ion, and gives CN=P(C)(C)C a charge of -1.
+    Also where RDKit's MMFF94 charges do not add up to the charge of the molecule: it takes the nitrogen of N=P and a
+    few others for an ion, and gives CN=P(C)(C)C a charge of -1.
 
     Raises:
         MoleculeError: neither has parameters.
