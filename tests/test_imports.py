@@ -86,6 +86,13 @@ def test_importing_the_package_is_free():
     assert min(float(seconds) for seconds, *_ in words) < 0.1
 
 
+def test_training_needs_no_chemistry_no_command_line_and_no_cluster():
+    """Machines with GPUs often have torch and little else."""
+    missing = ("rdkit", "ase", "tyro", "nanonispy2", "dask", "distributed", "h5py", "dscribe", "PIL")
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import afmol.training"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_shapes_are_checked_in_test_runs():
     with pytest.raises(jaxtyping.TypeCheckError):
         bonds_by_distance(np.zeros((3, 2)), np.array([1, 1, 1]))
