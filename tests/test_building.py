@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -342,6 +343,16 @@ def test_the_size_of_the_parts_changes_nothing(chunk, whole, tmp_path, monkeypat
 def test_the_number_of_workers_changes_nothing(workers, whole, tmp_path):
     config = BuildConfig(min_atoms=4, validation=0.0, test=0.0)
     build_molecules([dropped_and_kept(tmp_path)], tmp_path / "out.npz", config, workers=workers)
+    assert (tmp_path / "out.npz").read_bytes() == whole
+
+
+def test_a_cluster_changes_nothing(whole, tmp_path, monkeypatch):
+    source = dropped_and_kept(tmp_path)
+    monkeypatch.chdir("/")
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        monkeypatch.chdir(tmp_path)  # the workers stand elsewhere: a relative path must reach them as well
+        config = BuildConfig(min_atoms=4, validation=0.0, test=0.0)
+        build_molecules([source.name], "out.npz", config, scheduler=cluster.scheduler_address)
     assert (tmp_path / "out.npz").read_bytes() == whole
 
 
