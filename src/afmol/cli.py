@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that `afmol --help` answers a
 """
 
 import dataclasses
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -278,6 +279,8 @@ def train(config: Path, arguments: list[str]) -> None:
         args=arguments,
     )
     weights = run(chosen)
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several devices' processes; the first tells
+        return
     picture = weights.parent / "losses.png"
     loss_plot(weights.parent / "metrics.jsonl", picture)
     print(f"{weights}, {picture}")
