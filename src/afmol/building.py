@@ -6,8 +6,8 @@ A part is a function of its chunk, the settings and the versions of afmol and RD
 holds a checksum, and is written whole or not at all. So it does not matter who makes it, when, or how often the work
 was stopped: the parts put together in the order of the sources are the same file, bit for bit.
 
-One thing is not a function of these: whether a molecule is done within the time limit. The default leaves drug-like
-molecules a factor of ten (LOG.md); one that comes near the limit may be dropped in one run and kept in the next.
+One thing is not a function of these: whether a molecule is done within the time limit. One that comes near it may be
+dropped in one run and kept in the next; usual molecules take a hundredth of the default.
 """
 
 import contextlib
