@@ -90,6 +90,8 @@ def main() -> None:
         print(f"memory: {together:.0f} MB together, {largest:.0f} MB the largest process")
         print(f"file: {out.stat().st_size / 1e6:.1f} MB, sha256 {digest(out)}, with what was dropped {first}")
 
+        if not options.kills:
+            return
         for file in files:
             file.unlink()
         draw = random.Random(options.seed)
