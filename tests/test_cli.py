@@ -302,7 +302,7 @@ def test_stored_samples_are_made_checked_drawn_and_trained_on(tmp_path, capsys, 
     main([*make, "--data.noise", "0"])
     assert "2 shards made" in capsys.readouterr().out
     main([*make, "--data.noise", "0", "--samples", "9"])
-    assert "2 shards kept, 1 shards made" in capsys.readouterr().out
+    assert "2 shards kept, 1 shard made" in capsys.readouterr().out
     refused(capsys, make, "train_00000.h5", "another configuration")
     main(["dataset", "check", str(out)])
     assert "3 whole shards, 12 samples" in capsys.readouterr().out
@@ -330,7 +330,7 @@ def test_stored_samples_are_made_checked_drawn_and_trained_on(tmp_path, capsys, 
     assert "2 whole shards, 8 samples" in told.out
     refused(capsys, ["dataset", "show", out, "-o", tmp_path / "x.png", "--first", "2"], "train_00001.h5 is damaged")
     main([*make, "--data.noise", "0"])
-    assert "1 shards kept, 1 shards made again, it was damaged" in capsys.readouterr().out
+    assert "1 shard kept, 1 shard made again, it was damaged" in capsys.readouterr().out
 
 
 def test_samples_of_other_groups_are_imported(tmp_path, capsys):

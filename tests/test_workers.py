@@ -28,6 +28,11 @@ def dies_once(task: tuple[int, str]) -> int:
     return x * x
 
 
+def dies(x: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
 def fails(x: int) -> int:
     raise ConfigError(f"{x} is wrong.")
 
@@ -46,6 +51,11 @@ def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
     found = results(dies_once, [(x, str(mark)) for x in range(20)], workers=2)
     assert sorted(found) == [x * x for x in range(20)]
     assert mark.exists()
+
+
+def test_a_task_that_kills_its_workers():
+    with pytest.raises(ConfigError, match="4 workers died over the same task"):
+        list(results(dies, [3], workers=1))
 
 
 @pytest.mark.parametrize("processes", [0, 1])

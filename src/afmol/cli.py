@@ -323,7 +323,8 @@ def dataset_make(config: Path, arguments: list[str]) -> None:
                 bar.update(chosen.data.together)
                 if "damaged" in done:
                     tqdm.write(f"{path}: {done}")
-        print(f"{out}: {', '.join(f'{n} shards {done}' for done, n in sorted(counts.items()))}")
+        told = (f"{n} shard{'s' * (n > 1)} {done}" for done, n in sorted(counts.items()))
+        print(f"{out}: {', '.join(told)}")
 
     tyro.cli(command, prog="afmol dataset make CONFIG", description=dataset_make.__doc__, args=arguments)
 

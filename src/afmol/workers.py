@@ -38,19 +38,19 @@ def results(
         workers: processes on this machine where there is no scheduler, its cores if None; 0: this process alone.
 
     Raises:
-        ConfigError: a scheduler that does not answer.
+        ConfigError: a scheduler that does not answer or has no workers; a task that kills its workers.
         AfmolError: the first that the function raised; what else it raised RETRIES + 1 times.
     """
     if workers == 0 and not scheduler:
         yield from map(function, tasks)
         return
     import dask
-    from distributed import Client, as_completed
+    from distributed import Client, KilledWorker, as_completed
 
     # A port of its own, so that two commands at once do not get in each other's way; no words about workers that are
     # stopped, on purpose or to be started again.
     local = {"n_workers": workers or os.cpu_count(), "threads_per_worker": 1, "dashboard_address": ":0"}
-    local["silence_logs"] = logging.ERROR
+    local["silence_logs"] = logging.CRITICAL
     limits = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.comm.timeouts.connect": PATIENCE}
     # Dask keeps the last 1000 messages to each worker for its own developers, and with them the tasks.
     limits["distributed.admin.low-level-log-length"] = 2
@@ -72,7 +72,11 @@ def results(
 
             running = as_completed(submitted(room), loop=client.loop)
             for done in running:
-                found = done.result()
+                try:
+                    found = done.result()
+                except KilledWorker as error:
+                    text = f"{RETRIES + 1} workers died over the same task; is there memory enough for so many?"
+                    raise ConfigError(text) from error
                 if isinstance(found, AfmolError):
                     raise found
                 yield found
