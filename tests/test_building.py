@@ -513,7 +513,10 @@ def test_the_command_prints_the_table_and_goes_on_after_a_stop(whole, tmp_path, 
         patch.setattr(building, "_assemble", stop)
         patch.setattr(building, "tqdm", lambda **_: io.StringIO())
         patch.setattr(building, "results", lambda *args: stop())
-        refused(capsys, command, "the same command goes on")
+        with pytest.raises(SystemExit) as stopped:
+            main([str(a) for a in ("molecules", *command)])
+        assert stopped.value.code == 130
+        assert capsys.readouterr().err.strip() == "afmol: stopped; the same command goes on where it was."
     main([str(a) for a in ("molecules", *command)])
     printed = capsys.readouterr().out
     assert out.read_bytes() == whole

@@ -151,6 +151,22 @@ def test_killed_as_a_whole_it_goes_on(config, tmp_path):
     assert contents(out) == contents(tmp_path / "quiet")
 
 
+def test_ctrl_c_is_one_sentence_whoever_hears_it(config, tmp_path):
+    """As a terminal sends it: to the command and all its processes."""
+    toml = tmp_path / "set.toml"
+    toml.write_text(f'molecules = "{config.molecules}"\nsamples = 4000\n\n[data]\ntogether = 4\nslices = 4\n')
+    command = [sys.executable, "-c", "from afmol.cli import main; main()", "dataset", "make", str(toml)]
+    command += ["-o", str(tmp_path / "out"), "--workers", "1"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((tmp_path / "out").glob("*.h5")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "afmol: stopped; the same command goes on where it was."
+    assert "Traceback" not in told
+
+
 # --- damage
 
 

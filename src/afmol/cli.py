@@ -254,10 +254,7 @@ def molecules(
     from .building import BuildConfig, build_molecules
 
     config = BuildConfig(min_atoms, max_atoms, charged, timeout, seed, validation, test)
-    try:
-        report = build_molecules(sources, out, config, scheduler=scheduler, workers=workers, progress=True)
-    except KeyboardInterrupt:
-        raise ConfigError("Stopped; the same command goes on where it was.") from None
+    report = build_molecules(sources, out, config, scheduler=scheduler, workers=workers, progress=True)
     print(f"{report}\n-> {out}")
 
 
@@ -553,6 +550,10 @@ def main(arguments: list[str] | None = None) -> None:
     except AfmolError as error:
         print(_sentence(error), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        goes_on = arguments[:1] in (["train"], ["molecules"]) or arguments[:2] == ["dataset", "make"]
+        print(f"\nafmol: stopped{'; the same command goes on where it was' if goes_on else ''}.", file=sys.stderr)
+        sys.exit(130)
 
 
 def _with_config(command: Callable[[Path, list[str]], None], name: str, arguments: list[str]) -> None:

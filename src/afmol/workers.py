@@ -4,8 +4,11 @@ A task is a function of its arguments alone that says where its result lies, so 
 how often: a worker that dies costs nothing but its time.
 """
 
+import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -56,7 +59,8 @@ def results(
     limits["distributed.admin.low-level-log-length"] = 2
     with dask.config.set(limits):
         try:
-            client = Client(scheduler, set_as_default=False) if scheduler else Client(set_as_default=False, **local)
+            with _deaf():
+                client = Client(scheduler, set_as_default=False) if scheduler else Client(set_as_default=False, **local)
         except (OSError, ValueError) as error:
             raise ConfigError(f"No Dask scheduler answers at {scheduler}; check the address.") from error
         with client:
@@ -82,6 +86,19 @@ def results(
                 yield found
                 done.release()
                 running.update(submitted(1))
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started here do not hear Ctrl-C, which is for this one to tell: they would all complain."""
+    if threading.current_thread() is not threading.main_thread():  # only there can it be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _tried(function: Callable[[_Task], _Result], task: _Task) -> _Result | AfmolError:
