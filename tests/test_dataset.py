@@ -466,6 +466,27 @@ def test_spoiling_is_seeded_and_keeps_shape_and_type():
     np.testing.assert_array_equal(stack, before)
 
 
+RARE = {"pink_noise": 0.03, "scan_drift": 1.0, "blur": 1.0, "height_error": 0.2, "wider_oscillation": 2}
+
+
+def test_all_artefacts_together():
+    stack = rng().random((24, 20, 6)).astype(np.float32)
+    for s in range(20):
+        out = spoil(stack, rng(s), replace(DataConfig(), **RARE))
+        assert out.shape == stack.shape
+        assert out.dtype == np.float32
+        assert np.isfinite(out).all()
+        np.testing.assert_array_equal(out, spoil(stack, rng(s), replace(DataConfig(), **RARE)))
+
+
+@pytest.mark.parametrize("name", RARE)
+def test_an_artefact_that_is_off_by_default_can_be_switched_on(name):
+    stack = rng().random((24, 20, 6)).astype(np.float32)
+    size = [np.abs(spoil(stack, rng(s), replace(CLEAN, **{name: RARE[name]})) - stack).mean() for s in range(30)]
+    assert np.median(size) > 0.002
+    assert max(size) < 0.5
+
+
 def test_without_artefacts_a_stack_is_only_thinned_out():
     stack = rng().random((24, 20, 6)).astype(np.float32)
     kept = [np.allclose(spoil(stack, rng(s), CLEAN), stack, atol=1e-6) for s in range(100)]

@@ -23,12 +23,17 @@ from .simulation.afm import STANDARD_DISTANCE
 from .simulation.artefacts import (
     Stack,
     background_tilt,
+    blurred,
     compressed,
     cut_outs,
     fewer_slices,
+    height_errors,
     line_noise,
+    pink_noise,
+    scan_drift,
     slice_drift,
     white_noise,
+    wider_oscillation,
 )
 from .structures import Molecule, Scan
 
@@ -79,6 +84,16 @@ class DataConfig:
     background: float = 0.1
     cut_outs: int = 3
     compression: float = 0.4
+    pink_noise: float = 0.0
+    """1/f noise, share of a slice's range."""
+    scan_drift: float = 0.0
+    """Drift during a slice, pixels."""
+    blur: float = 0.0
+    """Width of a Gaussian, pixels."""
+    height_error: float = 0.0
+    """Error of the slices' heights, as a share of their distance."""
+    wider_oscillation: int = 0
+    """Slices by which the oscillation may be wider than stated."""
 
 
 Sample = tuple[Float[np.ndarray, "_ _ _"], Molecule]
@@ -199,15 +214,28 @@ def image(
 def spoil(
     stack: Float[np.ndarray, "nx ny nz"], rng: np.random.Generator, config: DataConfig
 ) -> Float[np.ndarray, "nx ny nz"]:
-    """Artefacts of a measurement, each drawn up to the configuration's value."""
+    """Artefacts of a measurement, each drawn up to the configuration's value.
+
+    What is off by default draws nothing then: a configuration from before it was there gives the samples of before.
+    """
+    if config.height_error:
+        stack = height_errors(stack, config.height_error * rng.random(), rng)
+    if config.wider_oscillation:
+        stack = wider_oscillation(stack, int(rng.integers(1, config.wider_oscillation + 2)))
     if rng.random() < 0.5:
         stack = compressed(stack, rng.uniform(0, config.compression))
     if rng.random() < 0.5:
         stack = slice_drift(stack, config.drift * rng.random(), rng)
     if rng.random() < 0.2 and stack.shape[2] > 3:
         stack = fewer_slices(stack, int(rng.integers(3, stack.shape[2])))
+    if config.scan_drift:
+        stack = scan_drift(stack, config.scan_drift * rng.random(), rng)
+    if config.blur:
+        stack = blurred(stack, config.blur * rng.random())
     stack = background_tilt(stack, config.background * rng.random(), rng)
     stack = line_noise(stack, config.line_noise * rng.random(), rng)
+    if config.pink_noise:
+        stack = pink_noise(stack, config.pink_noise * rng.random(), rng)
     stack = white_noise(stack, abs(config.noise * rng.standard_normal()), rng)
     return cut_outs(stack, config.cut_outs, rng) if rng.random() < 0.5 else stack
 
