@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from afmol.chemistry import from_rdkit, graph_from_smiles, molecule_from_graph, 
 from afmol.cli import main
 from afmol.errors import ConfigError, MoleculeError
 from afmol.files import write_molecule
+from afmol.files.entries import read_entries
+from afmol.files.molecules import mol
 from afmol.molecules import MoleculeSet, load_molecules, pack_molecules, packed
 from afmol.structures import Molecule
 
@@ -398,7 +401,7 @@ def stopped_before_the_end(source: Path, out: Path, **options) -> list[Path]:
         patch.setattr(building, "_assemble", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build([source], out, **options)
-    return sorted(out.with_name(f"{out.name}.parts").iterdir())
+    return sorted(out.with_name(f"{out.name}.parts").glob("*.npz"))
 
 
 def truncated(part: Path, other: Path) -> None:
@@ -449,7 +452,33 @@ def test_parts_of_other_settings_or_input_are_not_taken(whole, tmp_path, monkeyp
     monkeypatch.setattr(building, "CHUNK", 4)
     assert len(tasks_of(source, out)) == 1  # the chunk that was changed; the others are as they were
     assert out.read_bytes() == whole
+    # what was made for the other settings is hours of work to somebody: it stays
+    assert len([*out.with_name("out.npz.parts").glob("*.npz")]) > 4
+
+
+def test_two_commands_do_not_write_one_set(whole, tmp_path):
+    source, out = dropped_and_kept(tmp_path), tmp_path / "out.npz"
+    with (
+        building._parts_folder(out),
+        pytest.raises(ConfigError, match=r"Another command is writing .*out\.npz just now"),
+    ):
+        build([source], out)
+    build([source], out)
+    assert out.read_bytes() == whole
     assert not out.with_name("out.npz.parts").exists()
+
+
+def test_nothing_of_the_user_is_lost(whole, tmp_path):
+    """Neither a source that has the name of a result, nor a set that a run without results would replace."""
+    source, out = dropped_and_kept(tmp_path), tmp_path / "out.npz"
+    build([source], out)
+    table = (tmp_path / "out_dropped.csv").read_bytes()
+    with pytest.raises(ConfigError, match=r"out_dropped\.csv is a source as well"):
+        build([tmp_path / "out_dropped.csv"], out)
+    (tmp_path / "bad.smi").write_text("X\n")
+    with pytest.raises(MoleculeError, match=r"None of the 1 entries can be used; 1 times .* is left as it was"):
+        build([tmp_path / "bad.smi"], out)
+    assert (out.read_bytes(), (tmp_path / "out_dropped.csv").read_bytes()) == (whole, table)
 
 
 def test_files_of_others_in_the_folder_of_the_parts_stay(tmp_path):
@@ -489,7 +518,7 @@ def test_mistakes_are_told_before_the_work_starts(tmp_path, capsys, monkeypatch)
     refused(capsys, [tmp_path / "table.csv", *out], "table.csv: it has no column named smiles")
     refused(capsys, [tmp_path / "cut.smi.gz", *out], "cut.smi.gz cannot be read")
     refused(capsys, [tmp_path / "in.pdb", *out], "unknown suffix")
-    refused(capsys, [tmp_path / "folder.npz", *out], "cannot be read")
+    refused(capsys, [tmp_path / "folder.npz", *out], "is not a plain file")
     refused(capsys, [good, "-o", tmp_path / "nowhere" / "out.npz"], "cannot be written (no such file or directory)")
     refused(capsys, [good, "-o", tmp_path / "in.smi" / "out.npz"], "cannot be written")
     refused(capsys, [good, "-o", tmp_path / "folder.npz"], "is a folder")
@@ -534,3 +563,39 @@ def test_settings_that_cannot_be():
     ):
         with pytest.raises(ConfigError):
             BuildConfig(**wrong)
+
+
+# Files that are not as they should be: what is whole in them is read
+
+
+def entries_of(path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    return [entry.content for entry in read_entries(path)]
+
+
+def test_a_table_that_begins_with_an_empty_line(tmp_path):
+    assert entries_of(tmp_path / "a.csv", "\n\nname,smiles\nbenzene,c1ccccc1\n") == ["c1ccccc1"]
+
+
+def test_a_stray_quote_takes_nothing_with_it(tmp_path):
+    assert entries_of(tmp_path / "a.tsv", 'name\tsmiles\n"5\tCCN\nb\tCCO\nc\tCCC\n') == ["CCN", "CCO", "CCC"]
+
+
+def test_records_without_their_last_line(tmp_path):
+    records = [mol(molecule_from_smiles(s)) for s in ("CCO", "CCN", "CCC")]
+    assert entries_of(tmp_path / "a.sdf", "".join(records)) == records
+    assert entries_of(tmp_path / "b.sdf", "$$$$\n".join(records)) == records
+
+
+def test_a_frame_that_lacks_a_row_takes_no_other_with_it(tmp_path):
+    good = "2\n7\nC 0 0 0\nO 1.1 0 0\n"
+    for bad in ("3\nshort\nC 0 0 0\nO 1.1 0 0\n", "none\nO 0 0 0\nC 1 0 0\n", "9" * 30 + "\nhuge\nC 0 0 0\n"):
+        assert entries_of(tmp_path / "a.xyz", good + bad + good + good) == [good, bad, good, good]
+
+
+def test_atoms_on_top_of_each_other(tmp_path):
+    ethanol = molecule_from_smiles("CCO")
+    small = replace(ethanol, positions=0.2 * ethanol.positions)
+    (tmp_path / "a.sdf").write_text(mol(small) + "$$$$\n" + mol(ethanol) + "$$$$\n")
+    report, _ = build([tmp_path / "a.sdf"], tmp_path / "out.npz")
+    assert report.dropped == {"atoms on top of each other": 1}

@@ -329,7 +329,7 @@ def test_what_was_read_before_the_damage_is_kept(tmp_path):
 def test_an_import_does_not_replace_simulated_shards(folder, tmp_path):
     mine = copied(folder, tmp_path / "set")
     before = contents(mine)
-    with pytest.raises(ShardError, match=r"train_00000\.h5 is a shard of simulated samples"):
+    with pytest.raises(ShardError, match=r"train_00000\.h5 is a shard of other samples"):
         list(store([theirs()], mine, "train", 0.25, 4, 1))
     assert contents(mine) == before
 

@@ -13,10 +13,10 @@ dropped in one run and kept in the next; usual molecules take a hundredth of the
 import contextlib
 import csv
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,6 +50,10 @@ LARGEST_WEIGHT = 10.0
 """Of the heaviest molecule, in units of the lightest."""
 NAME_LENGTH = 80
 """Bytes of a name that are kept, for the table of what was dropped."""
+DETAIL_LENGTH = 300
+"""Characters of a sentence that are kept there: a damaged file may put megabytes into one."""
+OVERLAP = 0.5
+"""Atoms closer than this, A, are a mistake; no bond is shorter than 0.7 A."""
 
 
 @dataclass(frozen=True)
@@ -162,27 +166,27 @@ def build_molecules(
     for source, path in enumerate(paths):
         if all(which != source for which, _, _ in plan):
             raise MoleculeError(f"{path} holds no molecules; give a file with at least one.")
-    folder = _made(out)
-    parts = {key: folder / f"{key}.npz" for _, key, _ in plan}
-    there = {key for key, path in parts.items() if _read_part(path, key) is not None}
+    with _parts_folder(out) as folder:
+        parts = {key: folder / f"{key}.npz" for _, key, _ in plan}
+        there = {key for key, path in parts.items() if _read_part(path, key) is not None}
 
-    def tasks() -> Iterator[Task]:
-        sent = set(there)  # the same chunk twice is one part
-        for path in paths:
-            for chunk in _chunks(path):
-                key = _key(path, chunk, config)
-                if key in parts and key not in sent:
-                    sent.add(key)
-                    yield Task(parts[key], key, source_format(path), chunk, config)
+        def tasks() -> Iterator[Task]:
+            sent = set(there)  # the same chunk twice is one part
+            for path in paths:
+                for chunk in _chunks(path):
+                    key = _key(path, chunk, config)
+                    if key in parts and key not in sent:
+                        sent.add(key)
+                        yield Task(parts[key], key, source_format(path), chunk, config)
 
-    total = sum({key: count for _, key, count in plan}.values())
-    done = sum({key: count for _, key, count in plan if key in there}.values())
-    alone = len(parts) - len(there) <= 1 and not scheduler  # other processes would take longer to start
-    with tqdm(total=total, initial=done, unit="mol", mininterval=1, disable=not progress) as bar:
-        for count in results(_make_part, tasks(), scheduler, 0 if alone else workers):
-            bar.update(count)
-    report = _assemble(paths, [(source, parts[key], key) for source, key, _ in plan], out, config)
-    _remove(folder)
+        total = sum({key: count for _, key, count in plan}.values())
+        done = sum({key: count for _, key, count in plan if key in there}.values())
+        alone = len(parts) - len(there) <= 1 and not scheduler  # other processes would take longer to start
+        with tqdm(total=total, initial=done, unit="mol", mininterval=1, disable=not progress) as bar:
+            for count in results(_make_part, tasks(), scheduler, 0 if alone else workers):
+                bar.update(count)
+        report = _assemble(paths, [(source, parts[key], key) for source, key, _ in plan], out, config)
+        _remove(folder, parts.values())
     return report
 
 
@@ -232,6 +236,7 @@ def _make_part(task: Task) -> int:
             try:
                 molecule = _built(entry, task.kind, task.config)
                 packed([molecule])  # whether it fits
+                _check_apart(molecule)
                 graph, scaffold = skeleton(molecule)
                 if "." in graph:
                     raise MoleculeError("The bonds do not join all atoms.", "several fragments")
@@ -241,6 +246,7 @@ def _make_part(task: Task) -> int:
             except Exception as error:
                 # RDKit raises nearly everything; one molecule must not stop the others.
                 dropped.append((entry, "RDKit failed", f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"))
+    dropped = [(entry, reason, detail[:DETAIL_LENGTH]) for entry, reason, detail in dropped]
     molecules = packed([molecule for _, molecule, _, _ in kept])
     arrays = {field.name: getattr(molecules, field.name) for field in dataclasses.fields(MoleculeSet)}
     arrays = {name: array for name, array in arrays.items() if array is not None}
@@ -267,7 +273,8 @@ def _built(entry: Entry, kind: str, config: BuildConfig) -> Molecule:
         return content
     if kind == ".xyz":
         first = content.split("\n", 1)[0].strip()
-        _check_wanted(int(first) if first.isdecimal() else config.min_atoms, 0, config)  # before n x n distances
+        count = int(first) if first.isdecimal() and len(first) < 10 else config.min_atoms
+        _check_wanted(count, 0, config)  # before n x n distances
         try:
             molecule = parse_xyz(content, entry.name)
         except ValueError as error:
@@ -287,6 +294,13 @@ def _check_wanted(atoms: int, charge: float, config: BuildConfig) -> None:
         raise MoleculeError(f"It has {atoms} atoms; the set takes up to {config.max_atoms}.", "too many atoms")
     if charge and not config.charged:
         raise MoleculeError(f"It has the charge {charge:+g}; the set takes neutral molecules.", "charged")
+
+
+def _check_apart(molecule: Molecule) -> None:
+    apart = np.square(molecule.positions[:, None] - molecule.positions).sum(-1)
+    apart.flat[:: len(molecule) + 1] = np.inf
+    if apart.min() < OVERLAP**2:
+        raise MoleculeError(f"Two atoms are {apart.min() ** 0.5:.2g} A apart.", "atoms on top of each other")
 
 
 def skeleton(molecule: Molecule) -> tuple[str, str]:
@@ -358,7 +372,9 @@ def _assemble(paths: list[Path], parts: list[tuple[int, Path, str]], out: Path, 
         part["dropped_source"] = np.full(len(part["dropped_number"]), source)
         loaded.append(part)
     whole = {name: np.concatenate([part.pop(name) for part in loaded]) for name in [*loaded[0]]}
-    labels = np.array([f"{path.name}:".encode() for path in paths])
+    names = [path.name for path in paths]
+    unique = names if len(set(names)) == len(set(paths)) else [str(path) for path in paths]
+    labels = np.array([f"{name}:".encode(errors="replace") for name in unique])
     where = np.char.add(labels[whole["source"]], whole["number"].astype("S"))  # FILE:NUMBER
 
     _, first, group = np.unique(whole["graph"], return_index=True, return_inverse=True)
@@ -371,8 +387,12 @@ def _assemble(paths: list[Path], parts: list[tuple[int, Path, str]], out: Path, 
     dropped = {name: np.concatenate([dropped[name], twice[name]]) for name in dropped}
     order = np.lexsort((dropped["number"], dropped["source"]))
     dropped = {name: array[order] for name, array in dropped.items()}
-    write_file(_dropped(out), _csv(paths, dropped))
     if not keep.any():
+        common = Counter(reason.decode() for reason in dropped["reason"].tolist()).most_common(1)[0]
+        if out.exists():  # its table stays beside it
+            text = f"{common[1]} times the reason was: {common[0]}; {out} is left as it was."
+            raise MoleculeError(f"None of the {len(order)} entries can be used; {text}")
+        write_file(_dropped(out), _csv(paths, dropped))
         raise MoleculeError(f"None of the {len(order)} entries can be used; {_dropped(out)} says why.")
 
     fields = [field.name for field in dataclasses.fields(MoleculeSet) if field.name in whole]
@@ -385,6 +405,7 @@ def _assemble(paths: list[Path], parts: list[tuple[int, Path, str]], out: Path, 
     about = {"afmol": __version__, "rdkit": rdkit.__version__, "sources": [path.name for path in paths]}
     about |= dataclasses.asdict(config)
     write_molecules(molecules, out, {"source": where[keep], "about": np.array(json.dumps(about).encode())})
+    write_file(_dropped(out), _csv(paths, dropped))
 
     reasons = Counter(reason.decode() for reason in dropped["reason"].tolist())
     held = _holds(molecules).sum(0)
@@ -425,7 +446,7 @@ def _csv(paths: list[Path], dropped: dict[str, np.ndarray]) -> bytes:
     writer.writerow(dropped)
     for source, number, *words in zip(*(array.tolist() for array in dropped.values()), strict=True):
         writer.writerow([paths[source], number, *(word.decode(errors="replace") for word in words)])
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="replace")
 
 
 # Places
@@ -435,15 +456,23 @@ def _check_paths(paths: list[Path], out: Path) -> None:
     known = [*ENTRIES, PACKED]
     if not paths:
         raise ConfigError("Name at least one file of molecules.")
+    if out.suffix.lower() != ".npz":
+        raise ConfigError(f"The set is written as .npz, not as {out.name}.")
     for path in paths:
         if source_format(path) not in known or path.suffixes[-2:] == [PACKED, ".gz"]:
             raise MoleculeError(f"{path} has an unknown suffix; known are {', '.join(known)}.")
-        if not path.exists():
-            raise MoleculeError(f"{path} does not exist; check the path.")
-        if out.exists() and path.samefile(out):
-            raise ConfigError(f"{out} is a source as well; write the set to another file.")
-    if out.suffix.lower() != ".npz":
-        raise ConfigError(f"The set is written as .npz, not as {out.name}.")
+        try:
+            if not path.exists():
+                raise MoleculeError(f"{path} does not exist; check the path.")
+            if not path.is_file():
+                raise MoleculeError(f"{path} is not a plain file; save what it holds as one.")
+            for result in (out, _dropped(out)):
+                if result.exists() and path.samefile(result):
+                    raise ConfigError(f"{path} is a source as well as {result}; write the set to another file.")
+        except OSError as error:
+            raise MoleculeError(
+                f"{path} or {out} cannot be reached ({(error.strerror or 'error').lower()})."
+            ) from error
     for path in (out, _dropped(out)):
         if path.is_dir():
             raise ConfigError(f"{path} is a folder; choose another name for the set.")
@@ -453,21 +482,34 @@ def _dropped(out: Path) -> Path:
     return out.with_name(f"{out.stem}_dropped.csv")
 
 
-def _made(out: Path) -> Path:
-    """The folder for the parts, and proof that the files of the set can be written."""
+@contextlib.contextmanager
+def _parts_folder(out: Path) -> Iterator[Path]:
+    """The folder for the parts, for this run alone, and proof that files can be written beside it."""
     folder = out.with_name(f"{out.name}.parts")
+    lock = folder / "lock"
     try:
         folder.mkdir(exist_ok=True)
+        proof = out.with_name(f".{_dropped(out).name}.0000000.tmp")  # the longest name that will be needed
+        proof.touch()
+        proof.unlink()
+        held = lock.open("w")
     except OSError as error:
         hint = "choose another name or folder"
         raise ConfigError(f"{out} cannot be written ({(error.strerror or 'error').lower()}); {hint}.") from error
-    return folder.resolve()  # the workers of a cluster stand elsewhere
+    with held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"Another command is writing {out} just now; wait for it, or choose another name."
+            ) from error
+        yield folder.resolve()  # the workers of a cluster stand elsewhere
 
 
-def _remove(folder: Path) -> None:
-    """Remove what we wrote; a file of someone else stays, and the folder with it."""
-    for path in folder.iterdir():
-        if re.fullmatch(r"\.?[0-9a-f]{64}\.npz(\.\d+\.tmp)?", path.name):
-            path.unlink()
+def _remove(folder: Path, parts: Iterable[Path]) -> None:
+    """Remove the parts of this run and all drafts; what another run made, or somebody else, stays."""
+    for path in (*parts, *folder.glob(".*.npz.*.tmp")):
+        path.unlink(missing_ok=True)
+    (folder / "lock").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()

@@ -426,8 +426,8 @@ def dataset_import(
 
     if not files:
         raise ConfigError("Name at least one file; see afmol dataset import --help.")
-    if not pixel > 0 or min(slices - 2, together) < 1:
-        raise ConfigError("--pixel and --together must be positive, --slices at least 3.")
+    if not 0.01 <= pixel <= 1 or min(slices - 2, together) < 1 or tip < 0:
+        raise ConfigError("--pixel must be 0.01 to 1 A, --slices at least 3, --together at least 1, --tip at least 0.")
     metals = [atomic_number(symbol) for symbol in surface]
     sets = []
     for file in files:

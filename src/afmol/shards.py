@@ -247,11 +247,10 @@ def store(
 ) -> Iterator[Path]:
     """Shards of other people's samples (`files.read_tar`, `files.read_hdf5_samples`): each file once it is written.
 
-    Images are brought to a pixel size (A) and a number of slices; samples of one image size go together. Files of a
-    former import to the same folder are replaced.
+    Images are brought to a pixel size (A) and a number of slices; samples of one image size go together.
 
     Raises:
-        ShardError: a shard made from a configuration, or another program's file, in the way.
+        ShardError: a shard of other samples, or another program's file, in the way.
         What reading the samples raises, after those before have been written.
     """
     waiting: dict[tuple[int, ...], list[Sample]] = {}
@@ -260,8 +259,8 @@ def store(
 
     def written(shape: tuple[int, ...]) -> Path:
         path = Path(folder) / f"{part}_{next(numbers):05d}.h5"
-        if path.exists() and "imported" not in read_shard(path)[1]:
-            raise ShardError(f"{path} is a shard of simulated samples; choose another folder.")
+        if path.exists() and read_shard(path)[1].get("imported") != sources[shape]:
+            raise ShardError(f"{path} is a shard of other samples; choose another folder.")
         size = (shape[0] * pixel, shape[1] * pixel)
         write_file(path, packed(Shard.of(waiting.pop(shape), size, part), {"imported": sources.pop(shape)}))
         return path

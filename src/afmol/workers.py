@@ -44,6 +44,8 @@ def results(
         ConfigError: a scheduler that does not answer or has no workers; a task that kills its workers.
         AfmolError: the first that the function raised; what else it raised RETRIES + 1 times.
     """
+    if workers is not None and workers < 0:
+        raise ConfigError("The number of workers must not be negative.")
     if workers == 0 and not scheduler:
         yield from map(function, tasks)
         return

@@ -184,6 +184,8 @@ def write_file(path: str | Path, content: _Content) -> None:
     try:
         if isinstance(content, bytes):
             draft.write_bytes(content)
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())  # whole also after a power cut
         else:
             draft.mkdir()
             for name, part in content.items():

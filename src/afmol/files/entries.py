@@ -10,7 +10,6 @@ import csv
 import gzip
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +58,10 @@ def _smiles(lines: Iterable[str]) -> Iterator[Entry]:
 
 
 def _table(lines: Iterable[str], delimiter: str) -> Iterator[Entry]:
-    rows = csv.reader(lines, delimiter=delimiter)
-    header = [cell.strip().lower() for cell in next(rows, [])]
+    # tab-separated tables quote nothing, and a stray quote would swallow all that follows
+    rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)
+    first = next((row for row in rows if any(cell.strip() for cell in row)), [])
+    header = [cell.strip().lower() for cell in first]
     if header and "smiles" not in header:
         raise MoleculeError("it has no column named smiles; name it so in the first line.")
     name = next((header.index(title) for title in ("name", "id", "title") if title in header), None)
@@ -71,26 +72,37 @@ def _table(lines: Iterable[str], delimiter: str) -> Iterator[Entry]:
 
 
 def _molfiles(lines: Iterable[str]) -> Iterator[Entry]:
-    number, record = 1, []
+    number, record, ended = 1, [], False
     for line in lines:
-        if line.startswith("$$$$"):
-            yield Entry(number, record[0].strip() if record else "", "".join(record))
-            number, record = number + 1, []
-        else:
+        counts = line.rstrip().endswith(("V2000", "V3000"))
+        if line.startswith("$$$$") or (ended and counts and len(record) > 3):
+            cut = len(record) if line.startswith("$$$$") else len(record) - 3  # $$$$ is missing: the next one has begun
+            yield Entry(number, record[0].strip() if record else "", "".join(record[:cut]))
+            number, record, ended = number + 1, record[cut:], False
+        if not line.startswith("$$$$"):
             record.append(line)
+            ended |= line.startswith("M  END")
     if any(line.strip() for line in record):  # a .mol file, or an end that is missing
         yield Entry(number, record[0].strip(), "".join(record))
 
 
 def _frames(lines: Iterable[str]) -> Iterator[Entry]:
-    rest = iter(lines)
-    number = 0
-    for first in rest:
-        if first.strip():
+    """A frame ends after as many rows as it says, or before a row that is a number alone: one that lacks rows, or does
+    not say how many it has, takes no more than itself."""
+    number, frame, full = 0, [], 0
+    for line in lines:
+        if len(frame) == full > 0 or (len(frame) > 1 and line.strip().isdecimal()):
             number += 1
-            # Where the number of atoms is missing nobody knows where the frame ends: it takes the rest of the file.
-            frame = [first, *islice(rest, int(first) + 1 if first.strip().isdecimal() else None)]
-            yield Entry(number, frame[1].strip() if len(frame) > 1 else "", "".join(frame))
+            yield Entry(number, frame[1].strip(), "".join(frame))
+            frame = []
+        if not frame:
+            if not line.strip():
+                continue
+            count = line.strip()
+            full = int(count) + 2 if count.isdecimal() and len(count) < 10 else 0
+        frame.append(line)
+    if frame:
+        yield Entry(number + 1, frame[1].strip() if len(frame) > 1 else "", "".join(frame))
 
 
 ENTRIES: dict[str, Callable[[Iterable[str]], Iterator[Entry]]] = {
