@@ -274,7 +274,7 @@ def test_a_training_checkpoint_brings_back_weights_optimizer_and_step(tmp_path):
     before, optimizer = trained(1)
     save_training(tmp_path / "c.safetensors", before, optimizer, 42, {"steps": 100})
     after, fresh = trained(2)
-    assert load_training(tmp_path / "c.safetensors", after, fresh) == 42
+    assert load_training(tmp_path / "c.safetensors", after, fresh, {}) == 42
     assert all(torch.equal(v, after.state_dict()[k]) for k, v in before.state_dict().items())
     old, new = optimizer.state_dict()["state"], fresh.state_dict()["state"]
     assert old.keys() == new.keys()
@@ -285,16 +285,16 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     path = tmp_path / "c.safetensors"
     save_model(model(), path, "some")
     with pytest.raises(WeightsError, match="not a training checkpoint") as error:
-        load_training(path, *trained(0))
+        load_training(path, *trained(0), {})
     one_sentence(error, path)
     save_training(path, *trained(0), 1, {})
     other = Ours(dataclasses.replace(TINY, channels=(8, 12, 20)))
     with pytest.raises(WeightsError, match="another model") as error:
-        load_training(path, other, torch.optim.AdamW(other.parameters()))
+        load_training(path, other, torch.optim.AdamW(other.parameters()), {})
     one_sentence(error, path)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(WeightsError) as error:
-        load_training(path, *trained(0))
+        load_training(path, *trained(0), {})
     one_sentence(error, path)
 
 
@@ -375,6 +375,14 @@ def test_what_is_wrong_with_a_configuration(tmp_path, text, match):
 def test_a_field_that_must_be_given(tmp_path):
     with pytest.raises(ConfigError, match="must give the field 'molecules'") as error:
         config_from_toml(SetConfig, toml(tmp_path, "samples = 3"))
+    one_sentence(error, "some.toml")
+
+
+def test_a_field_that_is_one_of_several_words(tmp_path):
+    config = config_from_toml(SetConfig, toml(tmp_path, 'molecules = "m.npz"\npart = "test"'))
+    assert config.part == "test"
+    with pytest.raises(ConfigError, match="part must be of type") as error:
+        config_from_toml(SetConfig, toml(tmp_path, 'molecules = "m.npz"\npart = "all"'))
     one_sentence(error, "some.toml")
 
 

@@ -28,6 +28,7 @@ from afmol.dataset import (
     turned,
 )
 from afmol.elements import ELEMENTS, bonds_by_distance, element_index
+from afmol.errors import ConfigError
 from afmol.molecules import MoleculeSet, load_molecules, pack_molecules
 from afmol.structures import Molecule
 
@@ -656,3 +657,25 @@ def test_the_share_of_halogenated_samples(molecules):
         return float(np.mean([np.isin(z, list(HALOGENS)).any() for z in found]))
 
     assert halogens(0.0) + 0.3 < halogens(1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("together", 0, "1 or more"),
+        ("slices", 0, "1 or more"),
+        ("windows", (), "at least one window"),
+        ("windows", ((0, 8),), "1 or more"),
+        ("seed", -1, r"data\.seed must not be negative"),
+        ("noise", float("nan"), r"data\.noise must not be"),
+        ("height_error", float("inf"), r"data\.height_error must not be"),
+        ("flat_share", 5.0, "is a share"),
+        ("compression", 2.0, "is a share"),
+        ("pixel", 1e-9, "0.01 to 1 A"),
+        ("blur", 1e9, "at most 100"),
+        ("distance", (3.0, 2.0), "ascend"),
+    ],
+)
+def test_configurations_that_cannot_be(name, value, words):
+    with pytest.raises(ConfigError, match=words):
+        DataConfig(**{name: value})

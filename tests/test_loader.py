@@ -16,6 +16,7 @@ from afmol.errors import ConfigError, ShardError
 from afmol.loader import SHIFT, Batches, Simulated, Stored, loader, varied
 from afmol.molecules import MoleculeSet, load_molecules, pack_molecules
 from afmol.shards import SetConfig, make, read_shard, shard_files
+from afmol.structures import Molecule
 from test_dataset import chain, flat_ring, lamp
 
 DATA = DataConfig(together=4, windows=((24, 24), (24, 16)), slices=4)
@@ -204,7 +205,7 @@ def test_a_batch_size_that_would_mix_image_sizes(molecules):
 
 
 def test_mistakes_with_stored_samples(folder, tmp_path):
-    with pytest.raises(ShardError, match="holds no shard"):
+    with pytest.raises(ShardError, match="holds no train shard"):
         stored(tmp_path)
     with pytest.raises(ShardError, match=r"No shard in .* holds the 5 samples of a batch"):
         stored(folder, 5)
@@ -213,5 +214,29 @@ def test_mistakes_with_stored_samples(folder, tmp_path):
     content = bytearray((folder / "train_00003.h5").read_bytes())
     content[-100] ^= 1
     (tmp_path / "train_00003.h5").write_bytes(content)
-    with pytest.raises(ShardError, match=r"train_00003\.h5 is damaged"):
-        stored(tmp_path).batch(0)
+    with pytest.raises(ShardError, match=r"lacks shards before train_00003\.h5"):
+        stored(tmp_path)
+    (tmp_path / "train_00003.h5").rename(tmp_path / "train_00000.h5")
+    for workers in (0, 1):  # one sentence, from another process too
+        with pytest.raises(ShardError, match=r"^\S*train_00000\.h5 is damaged[^\n]*$"):
+            list(loader(Batches(stored(tmp_path), 1), workers=workers))
+
+
+def test_parts_are_not_mixed(config, folder, tmp_path):
+    list(make(replace(config, samples=4), tmp_path, workers=0))
+    list(make(replace(config, samples=8, part="test"), tmp_path, workers=0))
+    assert [file.name for file in stored(tmp_path).files] == ["train_00000.h5"]
+
+
+def test_a_crop_keeps_every_label(molecules):
+    """Labels of the crop are those of the whole molecule in the smaller window: the topmost atom stays."""
+    rng = np.random.default_rng(1)
+    for seed in range(40):
+        n = int(rng.integers(1, 12))
+        p = np.column_stack([rng.uniform(0.01, 5.99, n), rng.uniform(0.01, 3.99, n), rng.uniform(-1.8, 0, n)])
+        p[0, 2] = 0
+        whole = Molecule(p, np.full(n, 6), np.zeros((0, 2), int))
+        blank = np.zeros((24, 16, 1), np.float32)
+        ((_, found),) = varied([(blank, whole)], (6.0, 4.0), np.random.default_rng(seed))
+        assert found.positions[:, 2].max() == 0
+        assert set(found.positions[:, 2]) <= set(p[:, 2])

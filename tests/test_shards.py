@@ -329,7 +329,7 @@ def test_what_was_read_before_the_damage_is_kept(tmp_path):
 def test_an_import_does_not_replace_simulated_shards(folder, tmp_path):
     mine = copied(folder, tmp_path / "set")
     before = contents(mine)
-    with pytest.raises(ShardError, match=r"train_00000\.h5 is a shard of other samples"):
+    with pytest.raises(ShardError, match="holds train shards already"):
         list(store([theirs()], mine, "train", 0.25, 4, 1))
     assert contents(mine) == before
 
@@ -342,7 +342,6 @@ def test_an_import_does_not_replace_simulated_shards(folder, tmp_path):
     [
         ({"samples": 0}, ConfigError, "at least 1"),
         ({"molecules": "nowhere.npz"}, MoleculeError, "does not exist"),
-        ({"data": DataConfig(together=0)}, ConfigError, "at least 1"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(config, tmp_path, change, error, words):

@@ -124,6 +124,16 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, molecules, tmp_p
     assert last == again
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"batch_size": 2}, "batch_size 4, not 2"), ({"data": dataclasses.replace(DATA, seed=3)}, r"another \[data\]")],
+)
+def test_a_run_does_not_go_on_with_other_samples(whole_run, molecules, tmp_path, change, words):
+    (tmp_path / "checkpoint.safetensors").write_bytes((whole_run / "checkpoint.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match=words):
+        train(dataclasses.replace(tiny(molecules, tmp_path, steps=9), **change))
+
+
 def test_what_a_run_leaves(whole_run):
     assert {p.name for p in whole_run.iterdir()} == {"metrics.jsonl", "checkpoint.safetensors", "tiny.safetensors"}
     model, name = load_model(whole_run / "tiny.safetensors")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,7 @@ def test_a_mistake_stays_one_sentence(processes):
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(workers, "PATIENCE", 0.5)
+    monkeypatch.setattr(workers, "QUEUE", 0.5)
 
 
 def test_a_scheduler_that_is_not_there(impatient):
@@ -80,6 +82,35 @@ def test_a_scheduler_without_workers(impatient):
         pytest.raises(ConfigError, match="has no workers"),
     ):
         list(results(square, range(3), scheduler=cluster.scheduler_address))
+
+
+def moment(x: int) -> int:
+    time.sleep(0.3)
+    return os.getpid()
+
+
+def test_workers_that_come_later_work_too():
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        found = results(moment, range(24), scheduler=cluster.scheduler_address)
+        first = next(found)
+        cluster.scale(3)
+        assert len({first, *found}) == 3
+
+
+def test_a_cluster_that_grows_with_its_tasks():
+    """It has no worker until it sees tasks."""
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster:
+        cluster.adapt(minimum=0, maximum=2, interval="100ms")
+        assert sorted(results(square, range(8), scheduler=cluster.scheduler_address)) == [x * x for x in range(8)]
+
+
+def test_a_scheduler_that_dies(impatient):
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
+    found = results(moment, range(24), scheduler=cluster.scheduler_address)
+    next(found)
+    cluster.close()
+    with pytest.raises(ConfigError, match="scheduler is gone"):
+        list(found)
 
 
 def test_a_cluster_that_is_there():

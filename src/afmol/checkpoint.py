@@ -5,7 +5,7 @@ import json
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -54,7 +54,9 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 
 def _fits(kind: Any, value: Any) -> bool:
-    """Whether a value is of a type: str, int, float (an int will do) or tuples of these; a bool is no number."""
+    """Whether a value is of a type: str, int, float (an int will do), some words, tuples; a bool is no number."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         kinds = kinds[:1] * len(value) if isinstance(value, tuple) and kinds[-1] is ... else kinds
@@ -155,15 +157,29 @@ def save_training(
     write_tensors(path, tensors, metadata)
 
 
-def load_training(path: str | Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+SAMPLES = ("batch_size", "devices", "stored", "data")
+"""Fields of a run that decide which samples a step sees."""
+
+
+def load_training(
+    path: str | Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]
+) -> int:
     """Put a checkpoint back into model and optimizer; returns the step to go on from.
 
     Raises:
         WeightsError: not a training checkpoint, or one of another model.
+        ConfigError: one of a run whose steps see other samples than those of `config`.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != "afmol-training":
         raise WeightsError(f"{path} is not a training checkpoint.")
+    before, now = (json.loads(text) for text in (metadata.get("config", "{}"), json.dumps(config)))
+    for name in SAMPLES:
+        a, b = before.get(name), now.get(name)
+        same = all(b.get(k) == v for k, v in a.items()) if isinstance(a, dict) and isinstance(b, dict) else a == b
+        if a is not None and not same:
+            what = f"{name} {a}, not {b}" if not isinstance(a, dict) else f"another [{name}]"
+            raise ConfigError(f"{path} is of a run with {what}; go on with the same, or in another folder.")
     try:
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     except RuntimeError as error:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .elements import ELEMENTS, element_index, table
+from .errors import ConfigError
 from .molecules import MoleculeSet
 from .simulation import Grid, Tip, simulate, standard_heights
 from .simulation.afm import STANDARD_DISTANCE
@@ -94,6 +95,23 @@ class DataConfig:
     """Error of the slices' heights, as a share of their distance."""
     wider_oscillation: int = 0
     """Slices by which the oscillation may be wider than stated."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            numbers = np.array(value, float)
+            if not (np.isfinite(numbers).all() and (numbers >= 0).all()):
+                raise ConfigError(f"data.{name} must not be negative or infinite: {value}.")
+        shares = ("flat_share", "halogenated_share", "nominal_share", "compression")
+        wrong = next((name for name in shares if getattr(self, name) > 1), None)
+        if wrong:
+            raise ConfigError(f"data.{wrong} is a share: 0 to 1.")
+        if (
+            min(self.together, self.slices, *(side for window in self.windows for side in window), len(self.windows))
+            < 1
+        ):
+            raise ConfigError("data.together, data.slices and the sides of at least one window must be 1 or more.")
+        if not 0.01 <= self.pixel <= 1 or self.distance[0] > self.distance[1] or self.blur > 100:
+            raise ConfigError("data.pixel must be 0.01 to 1 A, data.blur at most 100 pixels, data.distance ascend.")
 
 
 Sample = tuple[Float[np.ndarray, "_ _ _"], Molecule]

@@ -6,6 +6,7 @@ would have seen. Map-style and counted in steps, since data sets that end uneven
 """
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .dataset import Batch, DataConfig, Sample, collate, cropped, make_sample, mirrored, turned
-from .errors import ConfigError, ShardError
+from .errors import AfmolError, ConfigError, ShardError
 from .molecules import MoleculeSet
 from .shards import Shard, read_shard, shard_files, shard_length
+from .structures import Molecule
 
 SHIFT = 8
 """From the second epoch on stored images lose this many pixels a side, at random left or right, below or above."""
@@ -43,7 +45,7 @@ class Simulated:
 
 
 class Stored:
-    """Samples of a folder of shards, epoch after epoch.
+    """Samples of the training shards of a folder, epoch after epoch.
 
     In the first epoch they come in their order, as `Simulated` would make them. In later ones shards and the samples
     in each are shuffled, and each image is turned, mirrored and cropped at random. A batch comes from one shard; the
@@ -60,7 +62,7 @@ class Stored:
     """
 
     def __init__(self, folder: str | Path, size: int, pixel: float, slices: int, seed: int = 0) -> None:
-        self.files, self.size, self.seed = shard_files(folder), size, seed
+        self.files, self.size, self.seed = shard_files(folder, "train"), size, seed
         self.pixel, self.slices = pixel, slices
         self.batches = [shard_length(file) // size for file in self.files]
         if not sum(self.batches):
@@ -118,13 +120,28 @@ def varied(samples: list[Sample], size: tuple[float, float], rng: np.random.Gene
         lengths = lengths[::-1] if odd else lengths
         nx, ny, _ = here[0].shape
         spare = (min(SHIFT, nx // 4), min(SHIFT, ny // 4))
-        x, y = (int(rng.integers(s + 1)) for s in spare)
+        x, y = (
+            _start(here[1], axis, rng, lost, n, length / n)
+            for axis, (lost, n, length) in enumerate(zip(spare, (nx, ny), lengths, strict=True))
+        )
         found.append(cropped(*here, lengths, (x, y), (nx - spare[0], ny - spare[1])))
     return found
 
 
-class Batches(Dataset[Batch]):
-    """The batch of each step, as one of `world` processes that train together sees it."""
+def _start(molecule: Molecule, axis: int, rng: np.random.Generator, lost: int, n: int, pixel: float) -> int:
+    """Where a crop begins that keeps the topmost atom: without it atoms further down would have to be labelled."""
+    low, high = 0, lost
+    if len(molecule):
+        top = molecule.positions[molecule.positions[:, 2].argmax(), axis] / pixel
+        low, high = max(0, int(np.floor(top)) - (n - lost) + 1), min(lost, int(np.floor(top)))
+    return int(rng.integers(low, high + 1))
+
+
+class Batches(Dataset[Batch | AfmolError]):
+    """The batch of each step, as one of `world` processes that train together sees it.
+
+    A mistake of the user is returned: torch would wrap it in the traceback of a worker.
+    """
 
     def __init__(self, source: Source, steps: int, rank: int = 0, world: int = 1) -> None:
         self.source, self.steps, self.rank, self.world = source, steps, rank, world
@@ -132,13 +149,20 @@ class Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.source.batch(index * self.world + self.rank)
+    def __getitem__(self, index: int) -> Batch | AfmolError:
+        try:
+            return self.source.batch(index * self.world + self.rank)
+        except AfmolError as error:
+            return error
 
 
-def loader(batches: Batches, start: int = 0, workers: int = 2) -> DataLoader[Batch]:
-    """The batches of the steps from `start` on, by `workers` processes, AHEAD each; 0: between the steps."""
-    return DataLoader(
+def loader(batches: Batches, start: int = 0, workers: int = 2) -> Iterator[Batch]:
+    """The batches of the steps from `start` on, by `workers` processes, AHEAD each; 0: between the steps.
+
+    Raises:
+        AfmolError: what the source raises, at its step.
+    """
+    stream = DataLoader(
         batches,
         batch_size=None,
         sampler=range(start, len(batches)),
@@ -146,3 +170,7 @@ def loader(batches: Batches, start: int = 0, workers: int = 2) -> DataLoader[Bat
         prefetch_factor=AHEAD if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
+    for batch in stream:
+        if isinstance(batch, AfmolError):
+            raise batch
+        yield batch

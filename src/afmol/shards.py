@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .dataset import DataConfig, Sample, labels, make_sample
-from .errors import AfmolError, ConfigError, ShardError
+from .errors import AfmolError, ConfigError, ScanError, ShardError
 from .files import make_folder, write_file
 from .molecules import MoleculeSet, Part, load_molecules
 from .resampling import resampled
@@ -53,7 +53,7 @@ class SetConfig:
     """Rounded up to whole shards of `data.together`."""
     part: Part = "train"
     """Which molecules of the set, if it is split."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(together=256))
+    data: DataConfig = field(default_factory=DataConfig)
 
 
 class Shard(NamedTuple):
@@ -198,15 +198,15 @@ def make(
         MoleculeError: molecules that cannot be read.
         ShardError: a shard of another configuration, or another program's file, where one is to be written.
     """
-    if config.samples < 1 or config.data.together < 1:
-        raise ConfigError("samples and data.together must be at least 1.")
+    if config.samples < 1:
+        raise ConfigError("samples must be at least 1.")
     load_molecules(config.molecules, config.part)  # a mistake is told before the workers start
     folder = make_folder(folder)
     origin = origin_of(config)
-    tasks = [
+    tasks = (
         _Task(config, origin, k, (folder / f"{config.part}_{k:05d}.h5").resolve())
         for k in range(-(-config.samples // config.data.together))
-    ]
+    )
     yield from results(make_shard, tasks, scheduler, workers)
 
 
@@ -214,7 +214,7 @@ def make_shard(task: _Task) -> tuple[int, Path, str]:
     """Make one shard unless it is there."""
     config, origin, k, path = task
     done = "made"
-    if path.exists():
+    if path.exists() and path.stat().st_size:
         _bytes(path, len(FORMAT))  # another program's file is not ours to replace
         try:
             _, found = read_shard(path)
@@ -250,7 +250,7 @@ def store(
     Images are brought to a pixel size (A) and a number of slices; samples of one image size go together.
 
     Raises:
-        ShardError: a shard of other samples, or another program's file, in the way.
+        ShardError: shards of this part in the folder.
         What reading the samples raises, after those before have been written.
     """
     waiting: dict[tuple[int, ...], list[Sample]] = {}
@@ -259,13 +259,12 @@ def store(
 
     def written(shape: tuple[int, ...]) -> Path:
         path = Path(folder) / f"{part}_{next(numbers):05d}.h5"
-        if path.exists() and read_shard(path)[1].get("imported") != sources[shape]:
-            raise ShardError(f"{path} is a shard of other samples; choose another folder.")
         size = (shape[0] * pixel, shape[1] * pixel)
         write_file(path, packed(Shard.of(waiting.pop(shape), size, part), {"imported": sources.pop(shape)}))
         return path
 
-    make_folder(folder)
+    if any(make_folder(folder).glob(f"{part}_*.h5")):
+        raise ShardError(f"{folder} holds {part} shards already; choose an empty folder.")
     error, stream = None, iter(samples)
     while True:
         try:
@@ -275,7 +274,11 @@ def store(
         except AfmolError as problem:
             error = problem
             break
-        stack, scale = resampled(scan, pixel, slices, np.inf)
+        try:
+            stack, scale = resampled(scan, pixel, slices, np.inf)
+        except ScanError as problem:
+            error = ScanError(f"{scan.source}: {problem}")
+            break
         shape, size = stack.shape, np.array(stack.shape[:2]) * pixel
         moved = dataclasses.replace(molecule, positions=molecule.positions / [*scale, 1.0])
         waiting.setdefault(shape, []).append((stack, labels(moved, np.zeros(2), size)))
@@ -288,15 +291,18 @@ def store(
         raise error
 
 
-def shard_files(folder: str | Path) -> list[Path]:
-    """The shards of a folder, in order.
+def shard_files(folder: str | Path, part: Part | None = None) -> list[Path]:
+    """The shards of a folder, in order; those of one part, of which none may be missing in between, or all.
 
     Raises:
-        ShardError: none there.
+        ShardError: none there, or one missing.
     """
-    files = sorted(Path(folder).glob("*.h5"))
+    files = sorted(Path(folder).glob(f"{part or '*'}_*.h5"))
     if not files:
-        raise ShardError(f"{folder} holds no shard (.h5) of samples; afmol dataset make writes them.")
+        what = "no shard" if part is None else f"no {part} shard"
+        raise ShardError(f"{folder} holds {what} (.h5) of samples; afmol dataset make writes them.")
+    if part is not None and files[-1].name != f"{part}_{len(files) - 1:05d}.h5":
+        raise ShardError(f"{folder} lacks shards before {files[-1].name}; run afmol dataset make again.")
     return files
 
 

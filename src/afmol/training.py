@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
 from .checkpoint import load_model, load_training, save_model, save_training
@@ -87,8 +88,12 @@ def train(config: TrainConfig) -> Path:
     """
     if (config.data.pixel, config.data.slices) != (config.model.pixel, config.model.slices):
         raise ConfigError("The data's pixel and slices must be those that the model takes.")
-    if min(config.steps, config.batch_size, config.workers + 1) < 1:
-        raise ConfigError("Steps and batch_size must be at least 1, workers at least 0.")
+    counts = (config.steps, config.batch_size, config.devices, config.checkpoint_every, config.validate_every)
+    if min(*counts, config.workers + 1) < 1:
+        text = "Steps, batch_size, devices, checkpoint_every and validate_every must be at least 1, workers at least 0."
+        raise ConfigError(text)
+    if Path(config.name).name != config.name:
+        raise ConfigError(f"The name of a model is part of a file's name: not {config.name!r}.")
     samples = _samples(config)
     validation = load_molecules(config.validation, "validation") if config.validation else None
     out = Path(config.out)
@@ -98,7 +103,11 @@ def train(config: TrainConfig) -> Path:
     except OSError as error:
         raise ConfigError(f"The folder {out} cannot be written: {error.strerror}.") from error
 
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)  # pyrefly: ignore
+    try:
+        fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)  # pyrefly: ignore
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"Accelerator, devices or precision cannot be used: {why}") from error
     fabric.launch()
     torch.manual_seed(config.seed)
     model = Ours(config.model)
@@ -109,8 +118,9 @@ def train(config: TrainConfig) -> Path:
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98))
     wrapped, optimizer = fabric.setup(model, optimizer)
     checkpoint = out / "checkpoint.safetensors"
+    wanted = dataclasses.asdict(config)
     # after the move to the device: the optimizer's state goes where its parameters are
-    start = load_training(checkpoint, model, optimizer.optimizer) if checkpoint.exists() else 0
+    start = load_training(checkpoint, model, optimizer.optimizer, wanted) if checkpoint.exists() else 0
     weights = out / f"{config.name}.safetensors"
 
     with (
@@ -120,7 +130,7 @@ def train(config: TrainConfig) -> Path:
         recent: list[dict[str, torch.Tensor]] = []
         clock = time.perf_counter()
         batches = Batches(samples, config.steps, fabric.global_rank, fabric.world_size)
-        stream = iter(loader(batches, start, config.workers))
+        stream = loader(batches, start, config.workers)
         waited = 0.0
         for step in range(start, config.steps):
             asked = time.perf_counter()
@@ -157,7 +167,7 @@ def train(config: TrainConfig) -> Path:
                 log.flush()
             if (done % config.checkpoint_every == 0 or last) and fabric.global_rank == 0:
                 save_model(model, weights, config.name)
-                save_training(checkpoint, model, optimizer.optimizer, done, dataclasses.asdict(config))
+                save_training(checkpoint, model, optimizer.optimizer, done, wanted)
     return weights
 
 

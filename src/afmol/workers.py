@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from .errors import AfmolError, ConfigError
 
@@ -20,7 +20,9 @@ RETRIES = 3
 AHEAD = 4
 """Tasks that wait at each worker: the scheduler's memory is bounded, and nobody is idle."""
 PATIENCE = 20.0
-"""How long a scheduler may take to answer, and the first worker to come, s."""
+"""How long a scheduler may take to answer, s."""
+QUEUE = 3600.0
+"""How long the first worker of a cluster may take to come, s: jobs wait in queues."""
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -50,7 +52,8 @@ def results(
         yield from map(function, tasks)
         return
     import dask
-    from distributed import Client, KilledWorker, as_completed
+    from distributed import CancelledError, Client, KilledWorker, as_completed
+    from distributed.comm import CommClosedError
 
     # A port of its own, so that two commands at once do not get in each other's way; no words about workers that are
     # stopped, on purpose or to be started again.
@@ -66,28 +69,33 @@ def results(
         except (OSError, ValueError) as error:
             raise ConfigError(f"No Dask scheduler answers at {scheduler}; check the address.") from error
         with client:
-            try:
-                client.wait_for_workers(1, PATIENCE)
-            except OSError as error:
-                raise ConfigError(f"The Dask scheduler at {scheduler} has no workers; start some first.") from error
             waiting = iter(tasks)
-            room = AHEAD * len(client.scheduler_info(n_workers=-1)["workers"])
+            running = as_completed(loop=client.loop)
 
-            def submitted(count: int) -> list[Any]:
-                return [client.submit(_tried, function, t, retries=RETRIES, pure=False) for t in islice(waiting, count)]
+            def fill() -> None:
+                """Give AHEAD tasks to each worker that there is by now; a cluster may start some when it sees tasks."""
+                room = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"])) - running.count()
+                more = islice(waiting, max(0, room))
+                running.update(client.submit(_tried, function, t, retries=RETRIES, pure=False) for t in more)
 
-            running = as_completed(submitted(room), loop=client.loop)
-            for done in running:
-                try:
+            try:
+                fill()
+                client.wait_for_workers(1, QUEUE)
+                fill()
+                for done in running:
                     found = done.result()
-                except KilledWorker as error:
-                    text = f"{RETRIES + 1} workers died over the same task; is there memory enough for so many?"
-                    raise ConfigError(text) from error
-                if isinstance(found, AfmolError):
-                    raise found
-                yield found
-                done.release()
-                running.update(submitted(1))
+                    if isinstance(found, AfmolError):
+                        raise found
+                    yield found
+                    done.release()
+                    fill()
+            except KilledWorker as error:
+                text = f"{RETRIES + 1} workers died over the same task; is there memory enough for so many?"
+                raise ConfigError(text) from error
+            except TimeoutError as error:
+                raise ConfigError(f"The Dask scheduler at {scheduler} has no workers; start some.") from error
+            except (CommClosedError, CancelledError) as error:
+                raise ConfigError("The Dask scheduler is gone; start it, and the same command goes on.") from error
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 from jaxtyping import Float
@@ -180,7 +181,7 @@ def write_file(path: str | Path, content: _Content) -> None:
         ConfigError: a path that cannot be written.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")  # two machines may have the same process ids
     try:
         if isinstance(content, bytes):
             draft.write_bytes(content)
