@@ -13,9 +13,9 @@ import torch.distributed as dist
 from afmol.dataset import Batch, DataConfig, make_sample
 from afmol.elements import ELEMENTS
 from afmol.errors import ConfigError, ShardError
-from afmol.loader import SHIFT, Batches, Simulated, Stored, loader, varied
+from afmol.loader import Batches, Simulated, Stored, loader, varied
 from afmol.molecules import MoleculeSet, load_molecules, pack_molecules
-from afmol.shards import SetConfig, make, read_shard, shard_files
+from afmol.shards import SetConfig, make
 from afmol.structures import Molecule
 from test_dataset import chain, flat_ring, lamp
 
@@ -96,20 +96,6 @@ def test_no_sample_is_repeated_within_an_epoch(molecules, folder):
     assert len(set(kinds([stored(folder).batch(q) for q in range(10)]))) == 20
 
 
-def test_each_epoch_has_every_sample_once_in_another_order(folder):
-    """Without variations, so that samples can be told: labels of a shard's samples in the order in which they come."""
-    source = stored(folder)
-    seen = []
-    for epoch in (1, 2, 3):
-        atoms = [sum(len(m) for _, m in read_shard(file)[0].samples()) for file in shard_files(folder)]
-        batches = [source.batch(10 * epoch + b) for b in range(10)]
-        found = [int((batch.images[0] != batch.images[1]).any()) for batch in batches]
-        assert all(found)
-        assert sum(len(batch.positions) for batch in batches) <= sum(atoms)  # cropped
-        seen.append(tuple(round(float(batch.images.sum()), 3) for batch in batches))
-    assert len(set(seen)) == 3
-
-
 def test_epochs_shuffle_and_leave_none_out(folder, monkeypatch):
     monkeypatch.setattr("afmol.loader.varied", lambda samples, size, rng: samples)
     source = stored(folder)
@@ -184,7 +170,6 @@ def test_variations_keep_atoms_on_their_image(molecules):
         if len(found):
             x, y, _ = np.unravel_index(image.argmax(), image.shape)
             np.testing.assert_allclose(found.positions[0, :2], (np.array([x, y]) + 0.5) * DATA.pixel)
-    assert SHIFT < 24
 
 
 def test_later_epochs_vary(folder):
@@ -240,3 +225,7 @@ def test_a_crop_keeps_every_label(molecules):
         ((_, found),) = varied([(blank, whole)], (6.0, 4.0), np.random.default_rng(seed))
         assert found.positions[:, 2].max() == 0
         assert set(found.positions[:, 2]) <= set(p[:, 2])
+    for corner in ((0.0, 0.0), (6.0, 4.0), (6.0, 0.0)):  # on an edge, as rounding may have it
+        edge = Molecule(np.array([[*corner, 0.0]]), np.array([6]), np.zeros((0, 2), int))
+        for seed in range(8):
+            varied([(blank, edge)], (6.0, 4.0), np.random.default_rng(seed))

@@ -36,7 +36,7 @@ from .files import write_arrays, write_file
 from .files.entries import ENTRIES, Entry, read_entries, source_format
 from .files.molecules import parse_xyz
 from .molecules import MAX_ATOMS, PARTS, MoleculeSet, Part, load_molecules, packed, write_molecules
-from .structures import Molecule
+from .structures import OVERLAP, Molecule, closest_atoms
 from .workers import results
 
 GRAPHS = {".sdf": graph_from_molfile, ".mol": graph_from_molfile}
@@ -52,8 +52,6 @@ NAME_LENGTH = 80
 """Bytes of a name that are kept, for the table of what was dropped."""
 DETAIL_LENGTH = 300
 """Characters of a sentence that are kept there: a damaged file may put megabytes into one."""
-OVERLAP = 0.5
-"""Atoms closer than this, A, are a mistake; no bond is shorter than 0.7 A."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +234,9 @@ def _make_part(task: Task) -> int:
             try:
                 molecule = _built(entry, task.kind, task.config)
                 packed([molecule])  # whether it fits
-                _check_apart(molecule)
+                distance, _, _ = closest_atoms(molecule.positions)
+                if distance < OVERLAP:
+                    raise MoleculeError(f"Two atoms are {distance:.2g} A apart.", "atoms on top of each other")
                 graph, scaffold = skeleton(molecule)
                 if "." in graph:
                     raise MoleculeError("The bonds do not join all atoms.", "several fragments")
@@ -294,13 +294,6 @@ def _check_wanted(atoms: int, charge: float, config: BuildConfig) -> None:
         raise MoleculeError(f"It has {atoms} atoms; the set takes up to {config.max_atoms}.", "too many atoms")
     if charge and not config.charged:
         raise MoleculeError(f"It has the charge {charge:+g}; the set takes neutral molecules.", "charged")
-
-
-def _check_apart(molecule: Molecule) -> None:
-    apart = np.square(molecule.positions[:, None] - molecule.positions).sum(-1)
-    apart.flat[:: len(molecule) + 1] = np.inf
-    if apart.min() < OVERLAP**2:
-        raise MoleculeError(f"Two atoms are {apart.min() ** 0.5:.2g} A apart.", "atoms on top of each other")
 
 
 def skeleton(molecule: Molecule) -> tuple[str, str]:

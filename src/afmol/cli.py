@@ -332,7 +332,7 @@ def dataset_check(folder: tyro.conf.Positional[Path]) -> None:
     Example: afmol dataset check samples
 
     Args:
-        folder: of shards.
+        folder: folder of shards.
     """
     from tqdm import tqdm
 
@@ -408,7 +408,7 @@ def dataset_import(
 
     Args:
         files: .tar or .hdf5 files.
-        out: folder for the shards; made if it does not exist.
+        out: folder for the shards, of which it must hold none yet for the part; made if it does not exist.
         part: of an .hdf5 set, which of its groups; and what the shards are for.
         window: of an .hdf5 set, centres of its first and its last pixel, in Angstrom.
         tip: which tip's images, where there are several; counted from 0.

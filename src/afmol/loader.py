@@ -78,12 +78,11 @@ class Stored:
         turn = bisect_right(ends, place)
         k, b = order[turn], place - (ends[turn - 1] if turn else 0)
         shard = self._shard(self.files[k])
-        samples = list(shard.samples())
-        if not epoch:
-            return collate(samples[b * self.size : (b + 1) * self.size])
-        rng = np.random.default_rng((self.seed, 4, epoch, k))
-        chosen = rng.permutation(len(samples))[b * self.size : (b + 1) * self.size]
-        return collate(varied([samples[i] for i in chosen], shard.size, np.random.default_rng((self.seed, 5, q))))
+        places = range(len(shard.images))
+        if epoch:
+            places = np.random.default_rng((self.seed, 4, epoch, k)).permutation(len(places)).tolist()
+        samples = list(shard.samples(places[b * self.size : (b + 1) * self.size]))
+        return collate(varied(samples, shard.size, np.random.default_rng((self.seed, 5, q))) if epoch else samples)
 
     def _shard(self, file: Path) -> Shard:
         shard = _read(file)
@@ -132,8 +131,9 @@ def _start(molecule: Molecule, axis: int, rng: np.random.Generator, lost: int, n
     """Where a crop begins that keeps the topmost atom: without it atoms further down would have to be labelled."""
     low, high = 0, lost
     if len(molecule):
-        top = molecule.positions[molecule.positions[:, 2].argmax(), axis] / pixel
-        low, high = max(0, int(np.floor(top)) - (n - lost) + 1), min(lost, int(np.floor(top)))
+        place = molecule.positions[molecule.positions[:, 2].argmax(), axis] / pixel
+        top = min(int(place), n - 1)  # an atom on the upper edge, by rounding
+        low, high = max(0, top - (n - lost) + 1), min(lost, top)
     return int(rng.integers(low, high + 1))
 
 

@@ -84,14 +84,14 @@ class Shard(NamedTuple):
             np.array([len(m.bonds) for m in atoms], np.int32),
         )
 
-    def samples(self) -> Iterator[Sample]:
-        """Unpack."""
+    def samples(self, chosen: Iterable[int] | None = None) -> Iterator[Sample]:
+        """Unpack the samples at the chosen places, or all."""
         ends = np.cumsum(self.n_bonds)
-        for image, rows, end, count in zip(self.images, self.xyz, ends, self.n_bonds, strict=True):
-            rows = rows[rows[:, 4] > 0]
-            bonds = self.bonds[end - count : end].astype(np.int64)
+        for i in range(len(self.images)) if chosen is None else chosen:
+            rows = self.xyz[i][self.xyz[i, :, 4] > 0]
+            bonds = self.bonds[ends[i] - self.n_bonds[i] : ends[i]].astype(np.int64)
             numbers, charges = rows[:, 4].astype(np.int64), rows[:, 3].astype(float)
-            yield image, Molecule(rows[:, :3].astype(float), numbers, bonds, charges)
+            yield self.images[i], Molecule(rows[:, :3].astype(float), numbers, bonds, charges)
 
 
 def packed(shard: Shard, origin: dict[str, Any]) -> bytes:

@@ -11,6 +11,17 @@ from jaxtyping import Float, Int
 from .elements import BY_NUMBER, CATEGORIES, element_index
 from .errors import MoleculeError, ScanError
 
+OVERLAP = 0.5
+"""Atoms closer than this, A, are a mistake: no bond is shorter than 0.7 A."""
+
+
+def closest_atoms(positions: Float[np.ndarray, "n 3"]) -> tuple[float, int, int]:
+    """The smallest distance between two atoms, A, and which two; infinite where there is one atom."""
+    squares = np.square(positions[:, None] - positions).sum(-1)
+    squares.flat[:: len(positions) + 1] = np.inf
+    i, j = np.unravel_index(squares.argmin(), squares.shape)
+    return float(squares[i, j] ** 0.5), int(i), int(j)
+
 
 @dataclass(frozen=True, eq=False)
 class Scan:

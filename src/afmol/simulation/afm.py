@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ..elements import BY_SYMBOL, table
 from ..errors import ConfigError, MoleculeError, ScanError
-from ..structures import Molecule, Scan
+from ..structures import OVERLAP, Molecule, Scan, closest_atoms
 from .forces import EV_PER_SQUARE_ANGSTROM, SPRING_UNITS, TIP_CHARGES, coulomb_terms, lennard_jones_terms
 from .probe import relaxed_forces, scene
 
@@ -18,8 +18,6 @@ STANDARD_DISTANCE = 2.97
 """Closest approach of the unrelaxed probe above a topmost carbon, A (distAbove 5.3 A of the original data set)."""
 CLOSEST = 1.0
 """The unrelaxed probe stays this far above the topmost nucleus, A; below, the model means nothing."""
-OVERLAP = 0.5
-"""Atoms closer than this, A, are a mistake: no bond is shorter than 0.7 A."""
 CARBON_RADIUS = BY_SYMBOL["C"].lj_radius
 
 
@@ -195,12 +193,10 @@ def check_scene(
         raise MoleculeError("Positions, charges, radii and depths of atoms must be finite numbers.")
     if (parameters[:, 1:] < 0).any():
         raise MoleculeError("Lennard-Jones radii and depths must not be negative.")
-    apart = np.square(positions[:, None] - positions).sum(-1)
-    apart.flat[:: len(positions) + 1] = np.inf
-    if apart.min() < OVERLAP**2:
-        i, j = np.unravel_index(apart.argmin(), apart.shape)
+    distance, i, j = closest_atoms(positions)
+    if distance < OVERLAP:
         raise MoleculeError(
-            f"Atoms {i} and {j} (from 0) are {apart.min() ** 0.5:.2g} A apart; remove one, or give positions in A."
+            f"Atoms {i} and {j} (from 0) are {distance:.2g} A apart; remove one, or give positions in A."
         )
     if grid.heights[-1] - bond_length < positions[:, 2].max() + CLOSEST:
         least = bond_length + CLOSEST
