@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from afmol.dataset import DataConfig
-from afmol.loader import Batches, Simulated, Stored, loader
-from afmol.molecules import load_molecules
-from afmol.shards import SetConfig, Shard, make, packed, read_shard
+from afmol.data.samples import DataConfig
+from afmol.data.loader import Batches, Simulated, Stored, loader
+from afmol.data.molecules import load_molecules
+from afmol.data.shards import SetConfig, Shard, make, packed, read_shard
 from afmol.training import TrainConfig, train
 
 BATCH = 32

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from afmol.molecules import load_molecules
+from afmol.data.molecules import load_molecules
 
 
 def lines(source: Path) -> list[str]:

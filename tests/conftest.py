@@ -53,9 +53,9 @@ def shared() -> Path:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weight file of a tiny model that has learned nothing and finds nothing."""
     from afmol.checkpoint import save_model
-    from afmol.model import ModelConfig, Ours
+    from afmol.model import OnePass, OnePassConfig
 
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     torch.manual_seed(0)
-    save_model(Ours(ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)), path, "tiny")
+    save_model(OnePass(OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)), path, "tiny")
     return path

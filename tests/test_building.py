@@ -18,15 +18,15 @@ from distributed import LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afmol import building
-from afmol.building import BuildConfig, Report, balance, build_molecules, scaffold_place, skeleton
-from afmol.chemistry import from_rdkit, graph_from_smiles, molecule_from_graph, molecule_from_smiles, to_rdkit
 from afmol.cli import main
+from afmol.data import building
+from afmol.data.building import BuildConfig, Report, balance, build_molecules, scaffold_place, skeleton
+from afmol.data.chemistry import from_rdkit, graph_from_smiles, molecule_from_graph, molecule_from_smiles, to_rdkit
+from afmol.data.entries import read_entries
+from afmol.data.molecules import MoleculeSet, load_molecules, pack_molecules, packed
 from afmol.errors import ConfigError, MoleculeError
 from afmol.files import write_molecule
-from afmol.files.entries import read_entries
 from afmol.files.molecules import mol
-from afmol.molecules import MoleculeSet, load_molecules, pack_molecules, packed
 from afmol.structures import Molecule
 
 SMILES = (
@@ -363,7 +363,7 @@ def test_killed_at_any_moment_and_started_again(whole, tmp_path):
     source, out = dropped_and_kept(tmp_path), tmp_path / "out.npz"
     parts = tmp_path / "out.npz.parts"
     code = (
-        "import sys, time\nfrom afmol import building\nbuilding.CHUNK = 4\n"
+        "import sys, time\nfrom afmol.data import building\nbuilding.CHUNK = 4\n"
         "write = building.write_arrays\n"
         "building.write_arrays = lambda *args: (write(*args), time.sleep(0.1))\n"  # so that there is a moment
         "config = building.BuildConfig(min_atoms=4, validation=0.0, test=0.0)\n"

@@ -24,13 +24,15 @@ from afmol.checkpoint import (
     shipped_models,
     write_tensors,
 )
-from afmol.dataset import DataConfig
+from afmol.data.samples import DataConfig
+from afmol.data.shards import SetConfig
 from afmol.errors import ConfigError, WeightsError
-from afmol.model import ModelConfig, Ours
-from afmol.shards import SetConfig
+from afmol.model import OnePass, OnePassConfig
 from afmol.training import TrainConfig
 
-TINY = ModelConfig(slices=6, pixel=0.2, step=(0.05, 0.15), depth=0.7, channels=(8, 12, 16), blocks=1, width=8, rounds=2)
+TINY = OnePassConfig(
+    slices=6, pixel=0.2, step=(0.05, 0.15), depth=0.7, channels=(8, 12, 16), blocks=1, width=8, rounds=2
+)
 WEIGHTS = Path(__file__).parents[1] / "src" / "afmol" / "weights"
 OLD = Path(__file__).parent / "fixtures" / "weights_v1.safetensors"
 
@@ -46,7 +48,7 @@ BONDS = [0.99582, 0.87233, -0.21782]
 def model(seed: int = 0) -> Any:
     """Random weights and batch norm statistics: nothing in it is zero or one."""
     g = torch.manual_seed(seed)
-    made: Any = Ours(TINY)
+    made: Any = OnePass(TINY)
     with torch.no_grad():
         for p in made.parameters():
             p += torch.randn(p.shape, generator=g) / max(4, p[0].numel()) ** 0.5
@@ -66,7 +68,7 @@ def pattern() -> torch.Tensor:
 
 
 @torch.no_grad()
-def maps(made: Ours) -> torch.Tensor:
+def maps(made: OnePass) -> torch.Tensor:
     return made.posnet(pattern())[1]
 
 
@@ -261,7 +263,7 @@ def test_missing_files_and_unknown_names(tmp_path):
 # --- training checkpoints
 
 
-def trained(seed: int) -> tuple[Ours, torch.optim.Optimizer]:
+def trained(seed: int) -> tuple[OnePass, torch.optim.Optimizer]:
     """A model and its optimizer after a step of nonsense."""
     made = model(seed)
     optimizer = torch.optim.AdamW(made.parameters(), lr=1e-3)
@@ -288,7 +290,7 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         load_training(path, *trained(0), {})
     one_sentence(error, path)
     save_training(path, *trained(0), 1, {})
-    other = Ours(dataclasses.replace(TINY, channels=(8, 12, 20)))
+    other = OnePass(dataclasses.replace(TINY, channels=(8, 12, 20)))
     with pytest.raises(WeightsError, match="another model") as error:
         load_training(path, other, torch.optim.AdamW(other.parameters()), {})
     one_sentence(error, path)
@@ -334,7 +336,7 @@ def test_nested_tables(tmp_path):
         steps=7,
         learning_rate=1,
         data=DataConfig(windows=((32, 32), (32, 48)), noise=0.5),
-        model=ModelConfig(channels=(8, 16), step=(0.1, 0.2)),
+        model=OnePassConfig(channels=(8, 16), step=(0.1, 0.2)),
     )
 
 
@@ -396,7 +398,7 @@ def test_configurations_that_cannot_be_read(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((WEIGHTS.parents[2] / "configs").glob("*.toml")), ids=lambda p: p.name)
 def test_configurations_of_published_runs(path):
-    model = ModelConfig()
+    model = OnePassConfig()
     if path.name == "dataset.toml":  # stored samples, for any run of the usual model
         config = config_from_toml(SetConfig, path)
     else:

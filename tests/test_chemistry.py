@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from afmol.chemistry import (
+from afmol.data.chemistry import (
     from_ase,
     from_rdkit,
     graph_from_geometry,
@@ -13,9 +13,9 @@ from afmol.chemistry import (
     to_ase,
     to_rdkit,
 )
+from afmol.data.molecules import MAX_ATOMS, load_molecules
 from afmol.elements import bonds_by_distance
 from afmol.errors import MoleculeError
-from afmol.molecules import MAX_ATOMS, load_molecules
 from afmol.structures import Molecule
 from test_molecules import same
 

@@ -12,11 +12,11 @@ import pytest
 import afmol
 from afmol.checkpoint import read_tensors, shipped_models, write_tensors
 from afmol.cli import DATASET, main
+from afmol.data.molecules import pack_molecules
 from afmol.files import read_scan
-from afmol.molecules import pack_molecules
 from afmol.structures import Molecule
 from test_files import both, gsf, sxm
-from test_samples import members, write, xyz
+from test_foreign import members, write, xyz
 from test_shards import COMMENT, theirs
 
 COMMANDS = ("demo", "predict", "simulate", "soap", "molecules", "train", "evaluate", "info")

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from afmol.data.molecules import load_molecules, pack_molecules
 from afmol.errors import ConfigError, MoleculeError
 from afmol.evaluation import EvaluationConfig, evaluate, simulated_sample
-from afmol.molecules import load_molecules, pack_molecules
 from afmol.structures import Molecule
 
 

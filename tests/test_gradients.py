@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from afmol.elements import ELEMENTS, table
 from afmol.errors import ConfigError, MoleculeError, ScanError
-from afmol.simulation import TIPS, Grid, Tip, TipParameters, relaxation, simulate, snaps, stacks, standard_heights
+from afmol.simulation import TIPS, Grid, Tip, TipParameters, reference, simulate, snaps, stacks, standard_heights
 from afmol.simulation.probe import PROBE
 from afmol.structures import Molecule
 
@@ -191,7 +191,7 @@ def test_chunks_and_threads_change_nothing(monkeypatch):
     arguments = atoms, GRIDS, Tip(), TipParameters.of(Tip(), atoms[0])
     whole = {backend: stack_and_gradients(*arguments, backend) for backend in BACKENDS}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr("afmol.simulation.packed.CHUNK", 100 * 18 * 4 * 9)  # 100 points
+    monkeypatch.setattr("afmol.simulation.batch.CHUNK", 100 * 18 * 4 * 9)  # 100 points
     near(stack_and_gradients(*arguments, "torch"), whole["torch"], 1e-10)
     for a, b in zip(stack_and_gradients(*arguments, "numba"), whole["numba"], strict=True):
         assert torch.equal(a, b)
@@ -217,10 +217,10 @@ def test_the_force_has_a_potential_and_its_hessian():
     charge = torch.randn(1, 6, 3, generator=rng, dtype=torch.float64)
     c12, c6 = 3e4 * torch.rand(1, 6, generator=rng, dtype=torch.float64), 30 * torch.ones(1, 6, dtype=torch.float64)
     offsets = torch.tensor([[0.1, 0.0, -0.1]], dtype=torch.float64)
-    model = relaxation.Model(positions[None], c12, c6, charge, offsets, torch.ones(1, 3, dtype=torch.float64))
+    model = reference.Model(positions[None], c12, c6, charge, offsets, torch.ones(1, 3, dtype=torch.float64))
 
     def force(p):
-        return relaxation.force_and_hessian(model, torch.zeros(len(p), dtype=torch.long), p)
+        return reference.force_and_hessian(model, torch.zeros(len(p), dtype=torch.long), p)
 
     p = torch.randn(5, 3, generator=rng, dtype=torch.float64) + torch.tensor([0, 0, 3.5], dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda p: force(p)[0].sum(0), p).transpose(0, 1)

@@ -13,8 +13,7 @@ from afmol.elements import bonds_by_distance
 
 PACKAGE = Path(__file__).parents[1] / "src" / "afmol"
 ORDER = (
-    *("errors", "elements", "structures", "files", "molecules", "chemistry", "workers", "building", "simulation"),
-    *("resampling", "dataset", "shards", "loader", "soap", "model"),
+    *("errors", "elements", "structures", "config", "files", "simulation", "resampling", "data", "soap", "model"),
     *("checkpoint", "metrics", "training", "plots", "prediction", "evaluation", "demo", "cli"),
 )
 MODEL_MUST_NOT_IMPORT = {"afmol.files", "afmol.plots", "afmol.cli", "matplotlib", "ase", "rdkit", "h5py"}
@@ -63,8 +62,8 @@ def test_imports_run_along_the_pipeline(path):
     [
         ("files.py", "from .cli import main", ["afmol.cli"]),
         ("files.py", "def f():\n    from . import plots, errors", ["afmol.plots"]),
-        ("files.py", "import afmol.dataset", ["afmol.dataset"]),
-        ("dataset.py", "from afmol import training", ["afmol.training"]),
+        ("files.py", "import afmol.data.samples", ["afmol.data.samples"]),
+        ("data/samples.py", "from afmol import training", ["afmol.training"]),
         ("model/layers.py", "from ..files import read_scan\nfrom .posnet import PosNet", ["afmol.files"]),
         ("model/layers.py", "import matplotlib.pyplot as plt", ["matplotlib"]),
         ("model/layers.py", "from ..structures import Molecule\nimport torch", []),

@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from afmol.dataset import Batch, DataConfig, make_sample
+from afmol.data.loader import Batches, Simulated, Stored, loader, varied
+from afmol.data.molecules import MoleculeSet, load_molecules, pack_molecules
+from afmol.data.samples import Batch, DataConfig, make_sample
+from afmol.data.shards import SetConfig, make
 from afmol.elements import ELEMENTS
 from afmol.errors import ConfigError, ShardError
-from afmol.loader import Batches, Simulated, Stored, loader, varied
-from afmol.molecules import MoleculeSet, load_molecules, pack_molecules
-from afmol.shards import SetConfig, make
 from afmol.structures import Molecule
-from test_dataset import chain, flat_ring, lamp
+from test_samples import chain, flat_ring, lamp
 
 DATA = DataConfig(together=4, windows=((24, 24), (24, 16)), slices=4)
 
@@ -97,7 +97,7 @@ def test_no_sample_is_repeated_within_an_epoch(molecules, folder):
 
 
 def test_epochs_shuffle_and_leave_none_out(folder, monkeypatch):
-    monkeypatch.setattr("afmol.loader.varied", lambda samples, size, rng: samples)
+    monkeypatch.setattr("afmol.data.loader.varied", lambda samples, size, rng: samples)
     source = stored(folder)
     first = kinds([source.batch(q) for q in range(10)])
     second = kinds([source.batch(q) for q in range(10, 20)])
@@ -107,7 +107,7 @@ def test_epochs_shuffle_and_leave_none_out(folder, monkeypatch):
 
 
 def test_what_does_not_fill_a_batch_changes_from_epoch_to_epoch(folder, monkeypatch):
-    monkeypatch.setattr("afmol.loader.varied", lambda samples, size, rng: samples)
+    monkeypatch.setattr("afmol.data.loader.varied", lambda samples, size, rng: samples)
     source = stored(folder, 3)
     assert source.batches == [1] * 5
     seen = [set(kinds([source.batch(5 * epoch + b) for b in range(5)])) for epoch in range(8)]

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from afmol.dataset import Batch
+from afmol.data.samples import Batch
 from afmol.elements import ELEMENTS, NUMBERS
-from afmol.model import ModelConfig, Ours
-from afmol.model.gnn import LONGEST_BOND, BondNet, Graph, bondable, sample_features
-from afmol.model.ours import (
+from afmol.model import OnePass, OnePassConfig
+from afmol.model.one_pass.graph import LONGEST_BOND, BondNet, Graph, bondable, sample_features
+from afmol.model.one_pass.one_pass import (
     CANDIDATE,
     MATCH,
     SPARE_DEPTH,
@@ -26,10 +26,10 @@ from afmol.model.ours import (
     turn_back,
     turn_points,
 )
-from afmol.model.peaks import NEAREST, find_peaks
-from afmol.model.posnet import CLIP, standardise
+from afmol.model.one_pass.peaks import NEAREST, find_peaks
+from afmol.model.one_pass.posnet import CLIP, standardise
 
-TINY = ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
+TINY = OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
 PIXEL = TINY.pixel
 seeds = st.integers(0, 2**32 - 1)
 
@@ -37,10 +37,10 @@ seeds = st.integers(0, 2**32 - 1)
 # --- things to test with
 
 
-def randomised(config: ModelConfig = TINY, seed: int = 0) -> Any:
+def randomised(config: OnePassConfig = TINY, seed: int = 0) -> Any:
     """A model in eval mode with random weights, biases and batch norm statistics; offsets and z are some 0.1 A."""
     g = torch.manual_seed(seed)
-    model: Any = Ours(config)
+    model: Any = OnePass(config)
     with torch.no_grad():
         for p in model.parameters():
             noise = torch.randn(p.shape, generator=g)
@@ -461,7 +461,7 @@ def test_batch_of_two_is_two_batches(seed):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_what_a_prediction_says_fits_together(seed, monkeypatch):
-    monkeypatch.setattr("afmol.model.ours.VIEWS", [(False, False, False)])
+    monkeypatch.setattr("afmol.model.one_pass.one_pass.VIEWS", [(False, False, False)])
     images = noise(2, TINY.slices, 40, 32, seed=10 + seed)
     model = finding(images, seed)
     with torch.no_grad():
@@ -573,7 +573,7 @@ def perfect(batch: Batch) -> Tensor:
 
 def test_perfect_maps_have_no_loss_of_place():
     batch = labelled(np.random.default_rng(1), [9, 0, 12])
-    model, maps = Ours(TINY), perfect(batch)
+    model, maps = OnePass(TINY), perfect(batch)
     losses = model._map_losses(batch, maps)
     assert losses["offset"] < 1e-5
     assert losses["z"] < 1e-5
@@ -587,7 +587,7 @@ def test_perfect_maps_have_no_loss_of_place():
 
 def test_heat_is_lost_where_atoms_are_missing_displaced_or_made_up():
     batch = labelled(np.random.default_rng(2), [9, 12])
-    model = Ours(TINY)
+    model = OnePass(TINY)
 
     def loss(maps: Tensor) -> float:
         return float(model._map_losses(batch, maps)["heat"])
@@ -609,7 +609,7 @@ def test_deep_atoms_are_neither_right_nor_wrong():
     batch = labelled(rng, [8, 8])
     deep = batch.molecule == 1
     batch.positions[deep, 2] = -1.5
-    model = Ours(TINY)
+    model = OnePass(TINY)
     with_them = perfect(batch)
     without = with_them.clone()
     without[1, 0] = -13
@@ -678,7 +678,7 @@ def test_bonds_are_learned_from_the_labelled_pairs():
         z = torch.zeros(4)
         return Graph(torch.tensor([8.0, 8.0, -8.0, 8.0]), torch.zeros(4, len(ELEMENTS)), z, pairs, bonds)
 
-    model = Ours(TINY)
+    model = OnePass(TINY)
     right = model._graph_losses(batch, graph(logits), truth)
     assert float(right["bonds"]) < 0.01
     assert float(right["exists"]) < 0.01
@@ -695,7 +695,7 @@ def test_candidates_for_deep_atoms_are_to_be_dropped():
     z, no_pairs = torch.tensor([0.0, -0.3, -1.1, -1.7]), torch.zeros(0, 2, dtype=torch.int64)
 
     def losses(exists: Tensor) -> dict[str, Tensor]:
-        return Ours(TINY)._graph_losses(
+        return OnePass(TINY)._graph_losses(
             batch, Graph(exists, torch.zeros(4, len(ELEMENTS)), z, no_pairs, torch.zeros(0)), truth
         )
 

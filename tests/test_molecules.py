@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from afmol.chemistry import molecule_from_smiles
+from afmol.data.chemistry import molecule_from_smiles
+from afmol.data.molecules import MoleculeSet, load_molecules, pack_molecules, packed, write_molecules
 from afmol.elements import NUMBERS
 from afmol.errors import ConfigError, MoleculeError
-from afmol.molecules import MoleculeSet, load_molecules, pack_molecules, packed, write_molecules
 from afmol.structures import Molecule
 
 
@@ -200,7 +200,7 @@ def test_arrays_and_bond_orders_of_other_writers_are_left_alone(packed_file, tmp
 def test_a_set_loads_without_rdkit_and_ase(packed_file):
     code = (
         "import sys; sys.modules.update(rdkit=None, ase=None)\n"
-        "from afmol.molecules import load_molecules\n"
+        "from afmol.data.molecules import load_molecules\n"
         "print(len(load_molecules(sys.argv[1])[0]))"
     )
     run = subprocess.run([sys.executable, "-c", code, packed_file], capture_output=True, text=True, check=True)

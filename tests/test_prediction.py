@@ -7,11 +7,11 @@ import pytest
 
 from afmol.errors import ConfigError
 from afmol.files import read_molecule
-from afmol.model import ModelConfig, Ours
+from afmol.model import OnePass, OnePassConfig
 from afmol.prediction import predict, write_prediction
 from afmol.structures import Molecule, Scan
 
-CONFIG = ModelConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
+CONFIG = OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
 
 
 def blob(size, shape, centre, slices=5):
@@ -24,7 +24,7 @@ def blob(size, shape, centre, slices=5):
 def test_nothing_found_is_a_valid_result(tmp_path):
     """A network that has learned nothing finds nothing; all four files are written all the same."""
     scan = blob((10.0, 10.0), (80, 80), (5, 5))
-    molecule = predict(scan, Ours(CONFIG).eval())
+    molecule = predict(scan, OnePass(CONFIG).eval())
     assert len(molecule) == 0
     paths = write_prediction(scan, molecule, tmp_path / "out", "empty", "tiny", 0.8)
     assert all(p.stat().st_size > 0 for p in paths)

@@ -1,422 +1,683 @@
-"""Sets of other groups: tars and HDF5 files, written here by the layouts that their programs document."""
-
-import io
-import tarfile
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from typing import get_type_hints
 
-import h5py
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from afmol.dataset import labels
-from afmol.errors import AfmolError, MoleculeError, ScanError
-from afmol.files import read_hdf5_samples, read_tar
-from afmol.simulation import Grid, Tip, simulate, standard_heights
-from afmol.structures import Molecule, Scan
+from afmol.data.molecules import MoleculeSet, load_molecules, pack_molecules
+from afmol.data.samples import (
+    HALOGENS,
+    LABEL_DEPTH,
+    DataConfig,
+    add_artefacts,
+    collate,
+    cropped,
+    draw_molecule,
+    halogenated,
+    image,
+    labels,
+    lay_down,
+    make_sample,
+    mirrored,
+    nominal_conditions,
+    random_conditions,
+    rotation,
+    turned,
+)
+from afmol.elements import ELEMENTS, bonds_by_distance, element_index
+from afmol.errors import ConfigError
+from afmol.structures import Molecule
 
-START, STEP, SHAPE = np.array([5.0, -2.0]), 0.4, (24, 20)
-"""Centre of the first pixel and spacing, A: what ppafm calls the start of its scan window."""
-END = START + STEP * (np.array(SHAPE) - 1)
-WINDOW = ((START[0], START[1], 6.0), (END[0], END[1], 7.9))
-CORNER = START - STEP / 2
-COMMENT = f"Scan window: [[{START[0]} {START[1]} 6.0] [{END[0]} {END[1]} 7.9]]"
+SMALL = DataConfig(together=4, windows=((24, 24), (24, 16), (16, 24)), slices=5)
+CLEAN = replace(SMALL, noise=0.0, line_noise=0.0, drift=0.0, background=0.0, cut_outs=0, compression=0.0)
+
+
+def made(positions, numbers, name="", seed=0) -> Molecule:
+    positions, numbers = np.array(positions, float), np.array(numbers, np.int64)
+    charges = np.random.default_rng(seed).normal(0, 0.1, len(numbers)).round(4)
+    return Molecule(positions, numbers, bonds_by_distance(positions, numbers), charges, name=name)
+
+
+def flat_ring(n: int = 6, hetero: int = 7) -> Molecule:
+    angle = 2 * np.pi * np.arange(n) / n
+    ring = np.column_stack([np.cos(angle), np.sin(angle), 0 * angle])
+    return made(np.concatenate([1.39 * ring, 2.48 * ring[1:]]), [hetero, *[6] * (n - 1), *[1] * (n - 1)], "flat")
+
+
+def lamp() -> Molecule:
+    """A flat ring with an iodine 2 A above it: it shows which face is up."""
+    ring = flat_ring()
+    return made(np.concatenate([ring.positions, [[0.0, 0.0, 2.0]]]), [*ring.numbers, 53], "lamp")
+
+
+def hand() -> Molecule:
+    """A chiral centre with four different neighbours."""
+    directions = np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
+    return made(
+        np.concatenate([[[0.0, 0, 0]], directions * [[1.1], [1.38], [1.76], [1.94]]]), [6, 1, 9, 17, 35], "hand"
+    )
+
+
+def chain(n: int = 9, seed: int = 0) -> Molecule:
+    """A screw of radius 1.2 A with 0.5 A and 1.2 radians from atom to atom: not flat."""
+    k = np.arange(n)
+    screw = np.column_stack([0.5 * k, 1.2 * np.cos(1.2 * k), 1.2 * np.sin(1.2 * k)])
+    return made(screw - screw.mean(0), np.random.default_rng(seed).choice([6, 7, 16], n), "chain")
+
+
+ATOM = made([[0.0, 0, 0]], [8], "atom")
 
 
 @pytest.fixture(scope="module")
-def molecule() -> Molecule:
-    """Chlorine, on top, at one end of a bent chain, off the middle of the image: no two orientations look alike."""
-    positions = np.array(
-        [[7.2, -0.6, 3.2], [8.9, -0.6, 2.4], [9.6, 0.6, 2.4], [8.9, 1.7, 2.4], [10.7, 0.6, 2.3], [9.4, -1.5, 2.3]]
+def molecules(tmp_path_factory) -> MoleculeSet:
+    path = tmp_path_factory.mktemp("molecules") / "set.npz"
+    pack_molecules([flat_ring(), lamp(), hand(), chain(), flat_ring(5, 16)], path)
+    return load_molecules(path)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def same_sample(a, b) -> bool:
+    (stack_a, atoms_a), (stack_b, atoms_b) = a, b
+    return (
+        np.array_equal(stack_a, stack_b)
+        and np.array_equal(atoms_a.positions, atoms_b.positions)
+        and np.array_equal(atoms_a.numbers, atoms_b.numbers)
+        and np.array_equal(atoms_a.bonds, atoms_b.bonds)
     )
-    numbers = np.array([17, 6, 6, 8, 1, 1])
-    bonds = np.array([[0, 1], [1, 2], [1, 5], [2, 3], [2, 4]])
-    return Molecule(positions, numbers, bonds, charges=np.array([-0.2, 0.1, 0.3, -0.4, 0.1, 0.1]))
 
 
-@pytest.fixture(scope="module")
-def scan(molecule: Molecule) -> Scan:
-    """Four slices, coming closer."""
-    heights = standard_heights(molecule, Tip(), 2.9, slices=4, step=0.2)
-    size = (SHAPE[0] * STEP, SHAPE[1] * STEP)
-    return simulate(molecule, Tip(), Grid((CORNER[0], CORNER[1]), size, SHAPE, heights), parallel=False)
+# Samples
 
 
-def picture(values: np.ndarray, kind: str = "png") -> bytes:
-    """8 bit, scaled for itself; image files run row by row from the top, so that y is flipped."""
-    grey = np.floor((values - values.min()) / max(np.ptp(values), 1e-9) * 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(grey.T[::-1])).save(
-        buffer, kind, **({"quality": 95} if kind == "jpeg" else {})
-    )
-    return buffer.getvalue()
+def test_a_sample_is_a_function_of_the_configuration_and_its_number(molecules):
+    def sample(i):
+        return make_sample(molecules, SMALL, i)
+
+    serial = [sample(i) for i in range(12)]
+    backwards = [sample(i) for i in reversed(range(12))][::-1]
+    with ThreadPoolExecutor(2) as pool:
+        threads = list(pool.map(sample, range(12)))
+    for a, b, c in zip(serial, backwards, threads, strict=True):
+        assert same_sample(a, b)
+        assert same_sample(a, c)
+    assert not any(same_sample(serial[i], serial[j]) for i in range(12) for j in range(i))
+    other = replace(SMALL, seed=1)
+    assert not any(same_sample(serial[i], make_sample(molecules, other, i)) for i in range(4))
 
 
-def xyz(molecule: Molecule, comment: str = COMMENT, symbols: bool = False, charges: bool = True) -> bytes:
-    lines = [str(len(molecule)), comment]
-    for k, (x, y, z) in enumerate(molecule.positions):
-        cells = [molecule.symbols[k] if symbols else str(molecule.numbers[k]), f"{x:10.8f}", f"{y:10.8f}", f"{z:10.8f}"]
-        if charges and molecule.charges is not None:
-            cells.append(f"{molecule.charges[k]:10.8f}")
-        lines.append("\t".join(cells) + "\t")
-    return ("\n".join(lines) + "\n").encode()
+def test_samples_have_the_shape_of_their_batch_and_finite_values(molecules):
+    config = replace(SMALL, windows=((24, 24), (24, 16), (16, 24), (20, 20)))
+    shapes = []
+    for i in range(40):
+        stack, atoms = make_sample(molecules, config, i)
+        assert stack.dtype == np.float32
+        assert np.isfinite(stack).all()
+        shapes.append(stack.shape)
+        assert (atoms.positions[:, :2] > 0).all()
+        assert (atoms.positions[:, :2] < 0.25 * np.array(stack.shape[:2])).all()
+        assert (atoms.positions[:, 2] <= 0).all()
+        assert (atoms.positions[:, 2] >= -LABEL_DEPTH).all()
+        if len(atoms):
+            assert atoms.positions[:, 2].max() == 0
+    batches = [shapes[i : i + 4] for i in range(0, 40, 4)]
+    assert all(len(set(batch)) == 1 for batch in batches)
+    assert {batch[0] for batch in batches} == {(*window, 5) for window in config.windows}
 
 
-def members(n: int, stacks: Sequence[np.ndarray], text: bytes) -> dict[str, bytes]:
-    """One sample as ml-spm names it, with a descriptor, which must never be unpickled."""
-    images = {
-        f"{n}.{j:02d}.{i}.png": picture(stack[:, :, j]) for i, stack in enumerate(stacks) for j in range(stack.shape[2])
-    }
-    return {**images, f"{n}.xyz": text, f"{n}.desc_0.npy": b"\x80\x04 a pickle"}
+def test_labels_of_samples_are_the_atoms_and_bonds_of_the_molecule(molecules):
+    """Labels lie on a molecule of the set: distances between them are its distances (nothing bends: nominal only)."""
+    config = replace(CLEAN, nominal_share=1.0, windows=((48, 48),))
+    seen = set()
+    for i in range(12):
+        _, atoms = make_sample(molecules, config, i)
+        bonds = np.argwhere(np.triu(np.ones((len(atoms), len(atoms))), 1))
+        found = np.linalg.norm(np.diff(atoms.positions[bonds], axis=1)[:, 0], axis=1)
+        for whole in molecules:
+            pairs = np.linalg.norm(whole.positions[:, None] - whole.positions, axis=-1)
+            if (
+                len(found)
+                and all(np.abs(pairs - d).min() < 1e-6 for d in found)
+                and set(atoms.numbers) <= set(whole.numbers)
+            ):
+                seen.add(whole.name)
+                break
+        else:
+            assert len(atoms) < 2
+        expected = bonds_by_distance(atoms.positions, atoms.numbers)
+        assert {*map(tuple, atoms.bonds)} == {*map(tuple, expected)}
+    assert len(seen) > 1
 
 
-def write(path: Path, *samples: dict[str, bytes], extra: Sequence[tarfile.TarInfo] = ()) -> Path:
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
-        for sample in samples:
-            for name, content in sample.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-        for info in extra:
-            archive.addfile(info, io.BytesIO(bytes(info.size)))
-    return path
+def test_flat_molecules_are_drawn_as_often_as_stated(molecules):
+    assert [bool(f < 1.6) for f in molecules.flatness] == [True, False, False, False, True]
+    for share in (0.0, 0.5, 1.0):
+        config, generator = DataConfig(flat_share=share), rng()
+        flat = np.mean([draw_molecule(molecules, generator, config).name == "flat" for _ in range(2000)])
+        assert flat == pytest.approx(share + (1 - share) * 0.4, abs=0.04)  # two of the five are flat
+    none = DataConfig(flat_share=1.0, flat_limit=0.0)
+    assert len({draw_molecule(molecules, generator, none).name for _ in range(50)}) == 4
 
 
-def write_h5(path: Path, images: np.ndarray, atoms: np.ndarray, part: str = "train") -> Path:
-    with h5py.File(path, "w") as file:
-        file.create_dataset(f"{part}/X", data=images.astype(np.float32))
-        file.create_dataset(f"{part}/xyz", data=atoms.astype(np.float32))
-    return path
+# Images and labels
 
 
-def rows(molecule: Molecule, most: int) -> np.ndarray:
-    charges = np.zeros(len(molecule)) if molecule.charges is None else molecule.charges
-    found = np.column_stack([molecule.positions, charges, molecule.numbers])
-    return np.pad(found, ((0, most - len(found)), (0, 0)))
+def laid(seed: int = 0, what: Molecule | None = None) -> Molecule:
+    return lay_down(what or flat_ring(), rng(seed), 5.0)
 
 
-def unit(stack: np.ndarray) -> np.ndarray:
-    """Each slice from 0 to 1."""
-    low, high = stack.min((0, 1)), stack.max((0, 1))
-    return (stack - low) / (high - low)
+def window(conditions, what: Molecule, origin, shape=(24, 20), pixel=0.25):
+    """Clean stack and labels of the same window."""
+    stack = image(what, conditions, origin, shape, pixel, 4).data
+    return stack, labels(what, np.array(origin), pixel * np.array(shape))
 
 
-def check_sample(scan: Scan, expected: Scan, found: Molecule, molecule: Molecule, exact: float = 1e-5) -> None:
-    assert scan.data.dtype == np.float32
-    assert scan.size == pytest.approx(expected.size, abs=1e-9)
-    shift = [CORNER[0], CORNER[1], molecule.positions[:, 2].max()]
-    np.testing.assert_allclose(found.positions, molecule.positions - shift, atol=exact)
-    assert found.numbers.tolist() == molecule.numbers.tolist()
-    assert found.bonds.tolist() == molecule.bonds.tolist()
+@pytest.mark.parametrize("kind", ["nominal", "random"])
+def test_image_and_labels_move_together(kind):
+    generator = rng(5)
+    conditions = nominal_conditions(generator) if kind == "nominal" else random_conditions(generator, (3.0, 3.6))
+    what = laid()
+    stack, atoms = window(conditions, what, (-4.0, -3.5), (32, 32))
+    moved, moved_atoms = window(conditions, what, (-4.5, -2.75), (32, 32))  # +2 pixels in x, -3 in y
+    np.testing.assert_allclose(moved[2:, :-3], stack[:-2, 3:], atol=1e-4 * np.ptp(stack))
+    assert len(atoms) == len(moved_atoms) == len(what)  # all of it in both windows
+    np.testing.assert_allclose(moved_atoms.positions, atoms.positions + np.array([0.5, -0.75, 0]), atol=1e-9)
+    np.testing.assert_array_equal(moved_atoms.bonds, atoms.bonds)
 
 
-def brightest(scan: Scan) -> np.ndarray:
-    """Place of the largest value of the closest slice by our convention of pixels, A."""
-    pixel = np.unravel_index(scan.data[:, :, -1].argmax(), scan.data.shape[:2])
-    return (np.array(pixel) + 0.5) * scan.pixel
+@pytest.mark.parametrize("kind", ["nominal", "random"])
+def test_image_and_labels_turn_together(kind):
+    generator = rng(6)
+    conditions = nominal_conditions(generator) if kind == "nominal" else random_conditions(generator, (3.0, 3.6))
+    what = laid(1)
+    turned = replace(what, positions=what.positions @ rotation(np.array([0.0, 0.0, 1.0]), np.pi / 2).T)
+    stack, atoms = window(conditions, what, (-3.2, -2.4))  # 6 x 5 A
+    image_, turned_atoms = window(conditions, turned, (2.4 - 5.0, -3.2), (20, 24))
+    np.testing.assert_allclose(image_, np.rot90(stack), atol=3e-4 * np.ptp(stack))
+    x, y, z = atoms.positions.T
+    np.testing.assert_allclose(turned_atoms.positions, np.column_stack([5.0 - y, x, z]), atol=1e-9)
+    np.testing.assert_array_equal(turned_atoms.bonds, atoms.bonds)
+    assert len(atoms) > 5
+    assert len(atoms.bonds) > 4
 
 
-def check_brightest(scan: Scan, molecule: Molecule) -> None:
-    """Over the chlorine, up to the bending of the probe; flipped or transposed it would be 1.1 A away at least."""
-    distance = np.linalg.norm(molecule.positions[:, :2] - brightest(scan), axis=1)
-    assert molecule.numbers[distance.argmin()] == 17
-    assert distance.min() < 0.7
+@given(
+    st.floats(3, 5),
+    st.floats(3, 4),
+    st.booleans(),
+    st.sampled_from([0.125, 0.2, 0.25]),
+    st.integers(0, 1000),
+)
+@settings(max_examples=25)
+def test_the_strongest_pixel_of_an_atom_lies_at_its_label(x, y, nominal, pixel, seed):
+    """An atom alone, without charge: the image is round about it, so that its extreme is the pixel nearest to it."""
+    single = lay_down(replace(ATOM, charges=np.zeros(1)), rng(seed), 5.0)
+    conditions = nominal_conditions(rng(seed)) if nominal else random_conditions(rng(seed), (3.0, 3.6))
+    conditions = replace(conditions, distance=5.0)  # beyond all repulsion: nothing but attraction
+    shape = (round(8 / pixel), round(7 / pixel))
+    stack, atoms = window(conditions, single, (-x, -y), shape, pixel)
+    np.testing.assert_allclose(atoms.positions, [[x, y, 0]], atol=1e-12)
+    i, j = np.unravel_index(np.argmin(stack[..., -1]), shape)
+    # half a pixel, and what float32 leaves undecided between two pixels
+    np.testing.assert_allclose([(i + 0.5) * pixel, (j + 0.5) * pixel], [x, y], atol=0.5 * pixel + 0.02)
+    depth = -np.minimum(stack[..., -1] - 0.5 * stack[..., -1].min(), 0).astype(float)  # the inner half of the well
+    centres = (np.arange(shape[0]) + 0.5) * pixel, (np.arange(shape[1]) + 0.5) * pixel
+    middle = [depth.sum(1) @ centres[0] / depth.sum(), depth.sum(0) @ centres[1] / depth.sum()]
+    np.testing.assert_allclose(middle, [x, y], atol=0.04)
 
 
-def test_tar_gives_back_images_and_atoms(tmp_path, scan, molecule):
-    second = replace(molecule, positions=molecule.positions + np.array([0.3, 0.1, 0.0]))
-    path = write(tmp_path / "a_0.tar", members(7, [scan.data], xyz(molecule)), members(8, [scan.data], xyz(second)))
-    (image, found), (_, other) = read_tar(path)
-    check_sample(image, scan, found, molecule)
-    np.testing.assert_allclose(found.charges, molecule.charges, atol=1e-6)
-    assert np.abs(image.data / 255 - unit(scan.data)).max() <= 1 / 255 + 1e-6
-    assert image.source == found.name == "a_0.tar: 7"
-    assert image.heights is None
-    np.testing.assert_allclose(other.positions - found.positions, np.tile([0.3, 0.1, 0.0], (6, 1)), atol=1e-6)
+@pytest.mark.parametrize("nominal_share", [0.0, 1.0])
+def test_atoms_of_samples_lie_where_their_image_is(tmp_path, nominal_share):
+    pack_molecules([replace(ATOM, charges=np.zeros(1))], tmp_path / "set.npz")
+    config = replace(CLEAN, windows=((48, 40),), nominal_share=nominal_share)
+    seen = 0
+    for i in range(60):
+        stack, atoms = make_sample(load_molecules(tmp_path / "set.npz"), config, i)
+        if len(atoms) == 0 or (np.minimum(atoms.positions[0, :2], [12, 10] - atoms.positions[0, :2]) < 3).any():
+            continue
+        seen += 1
+        weight = np.square(stack[..., -1] - np.median(stack[..., -1])).astype(float)
+        middle = [weight.sum(1 - a) @ (0.25 * np.arange(n) + 0.125) / weight.sum() for a, n in ((0, 48), (1, 40))]
+        np.testing.assert_allclose(middle, atoms.positions[0, :2], atol=0.05)
+    assert seen > 5
 
 
-def test_the_brightest_spot_is_the_chlorine(tmp_path, scan, molecule):
-    ((image, found),) = read_tar(write(tmp_path / "a.tar", members(0, [scan.data], xyz(molecule))))
-    check_brightest(image, found)
-    # what `labels` makes of it is what it makes of the simulated scene
-    ours = labels(molecule, CORNER, np.array(scan.size))
-    theirs = labels(found, np.zeros(2), np.array(image.size))
-    np.testing.assert_allclose(theirs.positions, ours.positions, atol=1e-6)
+def test_images_are_scaled_by_their_conditions():
+    what = laid(0, lamp())
+    plain = nominal_conditions(rng())
+    ones = np.ones(len(ELEMENTS))
+
+    def stack(**change):
+        return image(what, replace(plain, **change), (-3.0, -3.0), (16, 16), 0.375, 4).data
+
+    neutral = image(replace(what, charges=None), plain, (-3.0, -3.0), (16, 16), 0.375, 4).data
+    np.testing.assert_allclose(stack(charge_scale=0.0), neutral, atol=1e-5 * np.ptp(neutral))
+    one = element_index(np.array([53]))[0]
+    for name in ("radius_scale", "depth_scale"):
+        scale = ones.copy()
+        scale[one] = 1.08
+        assert np.abs(stack(**{name: scale}) - stack()).max() > 0.01 * np.ptp(stack())
+        scale = np.where(np.isin(np.arange(len(ELEMENTS)), element_index(what.numbers)), 1.0, 2.0)
+        np.testing.assert_array_equal(stack(**{name: scale}), stack())  # elements that are not there
+    assert image(what, plain, (-3.0, -3.0), (16, 16), 0.375, 7).data.shape == (16, 16, 7)
 
 
-def test_atoms_sit_on_the_pixels_that_the_window_numbers(tmp_path):
-    """ppafm's pixel (i, j) is at numpy.linspace(start, end, n): one atom at such a point, one bright pixel there."""
-    i, j = 5, 11
-    x, y = np.linspace(WINDOW[0][0], WINDOW[1][0], SHAPE[0])[i], np.linspace(WINDOW[0][1], WINDOW[1][1], SHAPE[1])[j]
-    stack = np.zeros((*SHAPE, 2), np.float32)
-    stack[i, j] = 1
-    atom = Molecule(np.array([[x, y, 1.0]]), np.array([8]), np.zeros((0, 2), int))
-    tar = write(tmp_path / "a.tar", members(0, [stack], xyz(atom)))
-    h5 = write_h5(tmp_path / "a.h5", stack[None, None], rows(atom, 1)[None])
-    for (image, found), accuracy in (
-        *((s, 1e-6) for s in read_tar(tar)),
-        *((s, 1e-5) for s in read_hdf5_samples(h5, "train", WINDOW)),
+# Laying down
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["lamp", "hand", "chain", "flat", "atom"]), st.floats(0, 30))
+def test_laying_down_moves_the_molecule_as_a_whole(seed, name, tilt):
+    what = {"lamp": lamp(), "hand": hand(), "chain": chain(seed=seed), "flat": flat_ring(), "atom": ATOM}[name]
+    axis = rng(seed + 1).normal(size=3)
+    turn = rotation(axis / np.linalg.norm(axis), rng(seed + 2).uniform(0, 6))
+    what = replace(what, positions=what.positions @ turn.T + axis)
+    before = what.positions.copy()
+    down = lay_down(what, rng(seed), tilt)
+    np.testing.assert_array_equal(what.positions, before)
+    p = down.positions
+    assert p[:, 2].max() == 0
+    np.testing.assert_allclose(p[:, :2].mean(0), 0, atol=1e-9)
+    distances = [np.linalg.norm(q[:, None] - q, axis=-1) for q in (p, before)]
+    np.testing.assert_allclose(*distances, atol=1e-9)
+    for field in ("numbers", "bonds", "charges", "name"):
+        assert getattr(down, field) is getattr(what, field)
+    if name in ("hand", "lamp"):  # neither is its own mirror image, with its elements, unless flat
+        a, b, c, d = p[-4:] if name == "hand" else p[[0, 1, 2, -1]]
+        before_a, before_b, before_c, before_d = before[-4:] if name == "hand" else before[[0, 1, 2, -1]]
+        volume = np.linalg.det([b - a, c - a, d - a])
+        expected = np.linalg.det([before_b - before_a, before_c - before_a, before_d - before_a])
+        assert volume == pytest.approx(expected, abs=1e-9)
+        assert abs(volume) > 0.5
+
+
+def test_flat_molecules_end_flat_and_others_on_their_largest_plane():
+    turn = rotation(np.array([0.6, 0.0, 0.8]), 1.1)
+    for what in (flat_ring(), flat_ring(5, 16)):
+        standing = replace(what, positions=what.positions @ turn.T + 4.0)
+        np.testing.assert_allclose(lay_down(standing, rng(), 0.0).positions[:, 2], 0, atol=1e-9)
+    what = replace(chain(), positions=chain().positions @ turn.T)
+    spread = lay_down(what, rng(), 0.0).positions.std(0)
+    centred = what.positions - what.positions.mean(0)
+    assert spread[2] == pytest.approx(np.linalg.svd(centred)[1][2] / np.sqrt(len(what)))
+
+
+def test_both_faces_and_all_directions_occur():
+    down = [lay_down(lamp(), rng(s), 0.0).positions for s in range(600)]
+    up = np.array([p[-1, 2] == 0 for p in down])
+    assert 0.42 < up.mean() < 0.58
+    direction = np.array([np.arctan2(*(p[0] - p[5])[1::-1]) for p in down])
+    for face in (up, ~up):
+        counts = np.histogram(direction[face], 6, (-np.pi, np.pi))[0]
+        assert counts.min() > 20
+
+
+@pytest.mark.parametrize("tilt", [2.0, 8.0])
+def test_the_tilt_is_normal_and_points_anywhere(tilt):
+    normals = []
+    for s in range(1500):
+        a, b, c = lay_down(flat_ring(), rng(s), tilt).positions[[0, 2, 4]]
+        n = np.cross(b - a, c - a)
+        normals.append(n / np.linalg.norm(n) * np.sign(n[2]))
+    normals = np.array(normals)
+    angle = np.rad2deg(np.arccos(np.clip(normals[:, 2], -1, 1)))
+    assert np.sqrt(np.mean(angle**2)) == pytest.approx(tilt, rel=0.08)
+    counts = np.histogram(np.arctan2(normals[:, 1], normals[:, 0]), 8, (-np.pi, np.pi))[0]
+    assert counts.min() > 120
+
+
+def test_bending_changes_heights_alone_and_by_the_stated_amount():
+    line = made(np.column_stack([np.linspace(-6, 6, 5), np.zeros(5), np.zeros(5)]), [6] * 5)
+    heights = []
+    for s in range(800):
+        straight, bent = (lay_down(line, rng(s), 0.0, bend) for bend in (0.0, 0.3))
+        np.testing.assert_allclose(bent.positions[:, :2], straight.positions[:, :2], atol=1e-12)
+        z = bent.positions[:, 2]
+        np.testing.assert_allclose(z, z[::-1], atol=1e-9)  # quadratic about the centre
+        heights.append([z[0] - z[2], z[1] - z[2]])
+    ends, halfway = np.array(heights).T
+    np.testing.assert_allclose(ends, 4 * halfway, atol=1e-9)
+    # a cos^2 + b cos sin + c sin^2 with three unit normals: mean square 3/8 + 1/8 + 3/8
+    assert ends.std() == pytest.approx(0.3 * np.sqrt(7 / 8), rel=0.1)
+
+
+@given(st.integers(0, 1000), st.floats(-7, 7))
+def test_rotations_are_proper_and_turn_by_their_angle(seed, angle):
+    axis = rng(seed).normal(size=3)
+    axis /= np.linalg.norm(axis)
+    turn = rotation(axis, angle)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(turn) == pytest.approx(1)
+    np.testing.assert_allclose(turn @ axis, axis, atol=1e-12)
+    assert np.trace(turn) == pytest.approx(1 + 2 * np.cos(angle), abs=1e-12)
+    np.testing.assert_allclose(rotation(np.array([0.0, 0, 1]), np.pi / 2) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+
+
+# Conditions
+
+
+@given(st.integers(0, 2**32))
+def test_nominal_conditions_are_those_of_the_original_data_set(seed):
+    conditions = nominal_conditions(rng(seed))
+    assert conditions.tip == type(conditions.tip)()
+    assert 2.97 - 0.25 <= conditions.distance <= 2.97 + 0.25
+    assert (conditions.step, conditions.charge_scale) == (0.1, 1.0)
+    np.testing.assert_array_equal(conditions.radius_scale, np.ones(len(ELEMENTS)))
+    np.testing.assert_array_equal(conditions.depth_scale, np.ones(len(ELEMENTS)))
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 2**32))
+def test_random_conditions_stay_within_their_ranges(seed):
+    conditions = random_conditions(rng(seed), (2.8, 3.5))
+    tip = conditions.tip
+    assert 2.8 <= conditions.distance <= 3.5
+    assert 0.06 <= conditions.step <= 0.14
+    assert 0 <= conditions.charge_scale <= 1.2
+    assert ((conditions.radius_scale >= 0.92) & (conditions.radius_scale <= 1.08)).all()
+    assert ((conditions.depth_scale >= 0.5) & (conditions.depth_scale <= 2)).all()
+    assert conditions.radius_scale.shape == conditions.depth_scale.shape == (len(ELEMENTS),)
+    assert 0.2 <= tip.stiffness <= 1.0
+    assert 4 <= tip.steps <= 14
+    assert 0.4 - conditions.step / 2 <= tip.amplitude <= 1.4 + conditions.step / 2
+    assert tip.amplitude / tip.steps == pytest.approx(conditions.step)  # force heights of the slices coincide
+    assert tip.offset == (0, 0)  # it would shift the image against its labels
+    assert replace(tip, stiffness=0.25, steps=10, amplitude=1.0) == type(tip)()
+
+
+def test_random_conditions_fill_their_ranges():
+    drawn = [random_conditions(rng(s), (2.75, 3.6)) for s in range(500)]
+    for values, low, high in (
+        ([c.distance for c in drawn], 2.75, 3.6),
+        ([c.step for c in drawn], 0.06, 0.14),
+        ([c.charge_scale for c in drawn], 0, 1.2),
+        ([np.log(c.tip.stiffness) for c in drawn], np.log(0.2), 0),
+        (np.array([c.radius_scale for c in drawn]).ravel(), 0.92, 1.08),
+        (np.log([c.depth_scale for c in drawn]).ravel(), -np.log(2), np.log(2)),
     ):
-        np.testing.assert_allclose(brightest(image), found.positions[0, :2], atol=accuracy)
-        np.testing.assert_allclose(found.positions[0], [(i + 0.5) * STEP, (j + 0.5) * STEP, 0], atol=accuracy)
+        share = (np.array(values) - low) / (high - low)
+        assert np.histogram(share, 5, (0, 1))[0].min() > 0.13 * share.size
+    assert {c.tip.steps for c in drawn} >= {4, 14}
 
 
-def test_the_last_slice_is_the_closest(tmp_path, scan, molecule):
-    def order(path: Path) -> list[int]:
-        ((image, _),) = read_tar(path)
-        distance = [
-            [np.abs(image.data[:, :, k] / 255 - unit(scan.data)[:, :, j]).max() for j in range(4)] for k in range(4)
-        ]
-        return np.argmin(distance, axis=1).tolist()
-
-    sample = members(0, [scan.data], xyz(molecule))
-    assert order(write(tmp_path / "a.tar", sample)) == [0, 1, 2, 3]
-    assert order(write(tmp_path / "b.tar", dict(reversed(sample.items())))) == [0, 1, 2, 3]
-    # QUAM-AFM counts from the closest
-    lattice = xyz(molecule, 'Lattice="9.6 0.0 0.0 0.0 8.0 0.0 0.0 0.0 20.0" Properties=species:S:1:pos:R:3')
-    assert order(write(tmp_path / "c.tar", {**sample, "0.xyz": lattice})) == [3, 2, 1, 0]
+# Labels
 
 
-def test_ten_slices_and_more_in_order(tmp_path, molecule):
-    stack = np.random.default_rng(0).random((*SHAPE, 12)).astype(np.float32)
-    sample = {f"a/0.{j}.png": picture(stack[:, :, j]) for j in range(12)} | {"a/0.xyz": xyz(molecule)}
-    ((image, _),) = read_tar(write(tmp_path / "a.tar", sample))
-    assert np.abs(image.data / 255 - unit(stack)).max() <= 1 / 255 + 1e-6
-    assert image.source == "a.tar: a/0"
+def test_labels_are_cut_at_the_window_and_in_depth():
+    what = made(
+        [[0.5, 0.5, 0.0], [-0.1, 1, 0], [3.9, 1, -1.0], [4.1, 1, -1], [2, 2.9, -1.79], [2, 3.1, 0], [2, 1, -1.81]],
+        [6, 7, 8, 9, 16, 17, 35],
+    )
+    atoms = labels(what, np.array([0.0, 0.0]), np.array([4.0, 3.0]))
+    np.testing.assert_array_equal(atoms.numbers, [6, 8, 16])
+    np.testing.assert_allclose(atoms.positions, [[0.5, 0.5, 0], [3.9, 1, -1], [2, 2.9, -1.79]])
 
 
-def test_two_tips(tmp_path, scan, molecule):
-    path = write(tmp_path / "a.tar", members(0, [scan.data, -scan.data], xyz(molecule)))
-    stacks = [next(read_tar(path, tip))[0].data for tip in (0, 1)]
-    assert np.abs(stacks[0] + stacks[1] - 255).max() <= 1
-    with pytest.raises(ScanError, match=r"a\.tar: 0: there is no image of tip 2 \(found: 0, 1\)"):
-        next(read_tar(path, 2))
+def test_the_depth_counts_from_the_topmost_atom_in_the_window():
+    what = made([[1, 1, -1.0], [2, 1, -2.7], [9, 9, 0.0], [1, 2, -2.9]], [6, 7, 8, 9])
+    atoms = labels(what, np.array([0.5, 0.25]), np.array([4.0, 4.0]))
+    np.testing.assert_array_equal(atoms.numbers, [6, 7])
+    np.testing.assert_allclose(atoms.positions, [[0.5, 0.75, 0], [1.5, 0.75, -1.7]])
 
 
-def test_symbols_jpeg_and_no_charges(tmp_path, scan, molecule):
-    sample = {f"0.{j:03d}.jpg": picture(scan.data[:, :, j], "jpeg") for j in range(4)}
-    sample["0.xyz"] = xyz(molecule, symbols=True, charges=False)
-    ((image, found),) = read_tar(write(tmp_path / "a.tar", sample))
-    check_sample(image, scan, found, molecule)
-    assert found.charges is None
-    assert np.abs(image.data / 255 - unit(scan.data)).mean() < 0.02
-    # ppafm writes zeros where it has a Hartree potential instead
-    zeros = xyz(replace(molecule, charges=np.zeros(6)))
-    ((_, found),) = read_tar(write(tmp_path / "b.tar", {**sample, "0.xyz": zeros}))
-    assert found.charges is None
+@given(st.integers(0, 5000), st.floats(-4, 1), st.floats(-3, 1))
+def test_bonds_of_labels_join_the_same_atoms_as_before(seed, x, y):
+    what = lay_down(chain(12, seed), rng(seed), 30.0)
+    before = what.positions.copy()
+    origin, size = np.array([x, y]), np.array([5.0, 3.0])
+    atoms = labels(what, origin, size)
+    np.testing.assert_array_equal(what.positions, before)
+    if len(atoms) == 0:
+        assert not ((before[:, :2] > origin) & (before[:, :2] < origin + size)).all(1).any()
+        assert atoms.bonds.shape == (0, 2)
+        return
+    # each label is one atom of the molecule, moved
+    shift = [x, y, before[((before[:, :2] > origin) & (before[:, :2] < origin + size)).all(1), 2].max()]
+    at = np.linalg.norm(atoms.positions[:, None] + shift - before, axis=-1)
+    np.testing.assert_allclose(at.min(1), 0, atol=1e-9)
+    source = at.argmin(1)
+    np.testing.assert_array_equal(atoms.numbers, what.numbers[source])
+    kept = {(int(i), int(j)) for i, j in what.bonds if i in source and j in source}
+    assert {(int(i), int(j)) for i, j in source[atoms.bonds]} == kept
+
+
+def test_an_empty_window_has_no_labels():
+    atoms = labels(lamp(), np.array([50.0, 50.0]), np.array([4.0, 4.0]))
+    assert len(atoms) == 0
+    assert atoms.positions.shape == (0, 3)
+
+
+# Artefacts and batches
+
+
+def test_spoiling_is_seeded_and_keeps_shape_and_type():
+    stack = rng().random((24, 20, 6)).astype(np.float32)
+    before = stack.copy()
+    results = [add_artefacts(stack, rng(s), DataConfig()) for s in range(60)]
+    for s, out in enumerate(results):
+        assert out.shape == stack.shape
+        assert out.dtype == np.float32
+        assert np.isfinite(out).all()
+        np.testing.assert_array_equal(out, add_artefacts(stack, rng(s), DataConfig()))
+    np.testing.assert_array_equal(stack, before)
+
+
+RARE = {"pink_noise": 0.03, "scan_drift": 1.0, "blur": 1.0, "height_error": 0.2, "wider_oscillation": 2}
+
+
+def test_all_artefacts_together():
+    stack = rng().random((24, 20, 6)).astype(np.float32)
+    for s in range(20):
+        out = add_artefacts(stack, rng(s), replace(DataConfig(), **RARE))
+        assert out.shape == stack.shape
+        assert out.dtype == np.float32
+        assert np.isfinite(out).all()
+        np.testing.assert_array_equal(out, add_artefacts(stack, rng(s), replace(DataConfig(), **RARE)))
+
+
+@pytest.mark.parametrize("name", RARE)
+def test_an_artefact_that_is_off_by_default_can_be_switched_on(name):
+    stack = rng().random((24, 20, 6)).astype(np.float32)
+    size = [
+        np.abs(add_artefacts(stack, rng(s), replace(CLEAN, **{name: RARE[name]})) - stack).mean() for s in range(30)
+    ]
+    assert np.median(size) > 0.002
+    assert max(size) < 0.5
+
+
+def test_without_artefacts_a_stack_is_only_thinned_out():
+    stack = rng().random((24, 20, 6)).astype(np.float32)
+    kept = [np.allclose(add_artefacts(stack, rng(s), CLEAN), stack, atol=1e-6) for s in range(100)]
+    assert 70 < sum(kept) < 92  # `fewer_slices`, one in five
+
+
+# --- image and labels move together: the moved sample is that of the moved molecule, simulated
+
+WINDOW, PIXEL = (40, 28), 0.25
+ORIGIN = (-4.6, -3.1)
+
+
+def scene_of(molecule: Molecule, origin, shape) -> tuple[np.ndarray, Molecule]:
+    """The ideal image of a molecule as it lies, and its labels."""
+    conditions = replace(nominal_conditions(rng()), distance=3.1)
+    stack = image(molecule, conditions, origin, shape, PIXEL, 4).data
+    return stack, labels(molecule, np.array(origin), np.array(shape) * PIXEL)
+
+
+def lying() -> Molecule:
+    """An asymmetric molecule, so large that some of its atoms lie outside the window."""
+    return lay_down(chain(14, 3), rng(5), 8.0, 0.4)
+
+
+def same_scene(one, other) -> None:
+    (stack, molecule), (stack_b, molecule_b) = one, other
+    assert stack.shape == stack_b.shape
+    assert np.abs(stack - stack_b).max() < 2e-3 * np.ptp(stack_b)
+    np.testing.assert_allclose(molecule.positions, molecule_b.positions, atol=1e-9)
+    np.testing.assert_array_equal(molecule.numbers, molecule_b.numbers)
+    np.testing.assert_array_equal(molecule.bonds, molecule_b.bonds)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5])
+def test_a_turned_sample_is_that_of_the_turned_molecule(turns):
+    molecule, (x, y) = lying(), ORIGIN
+    size = (WINDOW[0] * PIXEL, WINDOW[1] * PIXEL)
+    corners = np.array([[x, y], [x + size[0], y + size[1]]])
+    quarter = np.array([[0.0, 1.0], [-1.0, 0.0]])  # on rows
+    turn = np.linalg.matrix_power(quarter, turns)
+    p = molecule.positions.copy()
+    p[:, :2] = p[:, :2] @ turn
+    origin = (corners @ turn).min(0)
+    shape = WINDOW[::-1] if turns % 2 else WINDOW
+    expected = scene_of(replace(molecule, positions=p), (origin[0], origin[1]), shape)
+    assert 3 < len(expected[1]) < len(molecule)
+    same_scene(turned(*scene_of(molecule, ORIGIN, WINDOW), size, turns), expected)
+
+
+def test_a_mirrored_sample_is_that_of_the_mirrored_molecule():
+    molecule, (x, y) = lying(), ORIGIN
+    size = (WINDOW[0] * PIXEL, WINDOW[1] * PIXEL)
+    other = replace(molecule, positions=molecule.positions * [-1, 1, 1])
+    expected = scene_of(other, (-x - size[0], y), WINDOW)
+    same_scene(mirrored(*scene_of(molecule, ORIGIN, WINDOW), size), expected)
+
+
+@pytest.mark.parametrize(("start", "shape"), [((0, 0), (40, 28)), ((6, 3), (32, 24)), ((8, 4), (24, 20))])
+def test_a_cropped_sample_is_that_of_the_shifted_window(start, shape):
+    molecule, (x, y) = lying(), ORIGIN
+    size = (WINDOW[0] * PIXEL, WINDOW[1] * PIXEL)
+    stack, atoms = scene_of(molecule, ORIGIN, WINDOW)
+    conditions = replace(nominal_conditions(rng()), distance=3.1)
+    origin = (x + start[0] * PIXEL, y + start[1] * PIXEL)
+    part, left = cropped(stack, atoms, size, start, shape)
+    expected = image(molecule, conditions, origin, shape, PIXEL, 4).data
+    assert np.abs(part - expected).max() < 2e-3 * np.ptp(expected)
+    # the labels of what was labelled before: no others come in
+    truth = labels(replace(molecule, name=""), np.array(origin), np.array(shape) * PIXEL)
+    assert 0 < len(left) <= len(truth)
+    there = {tuple(row) for row in np.column_stack([truth.positions, truth.numbers]).round(6)}
+    assert all(tuple(row) in there for row in np.column_stack([left.positions, left.numbers]).round(6))
+
+
+def test_molecules_are_drawn_by_their_weights(molecules):
+    weighted = replace(molecules, weight=np.array([1, 1e-6, 5, 1e-6, 2], np.float32))
+    config = replace(SMALL, flat_share=0.0)
+    names = [draw_molecule(weighted, rng(i), config).numbers for i in range(800)]
+    counts = [sum(np.array_equal(n, molecules[k].numbers) for n in names) for k in range(5)]
+    assert counts[1] == counts[3] == 0
+    np.testing.assert_allclose(np.array(counts)[[0, 2, 4]] / 800, [1 / 8, 5 / 8, 2 / 8], atol=0.05)
+
+
+def test_batches_are_packed(molecules):
+    samples = [make_sample(molecules, SMALL, i) for i in range(4)]
+    empty = (samples[0][0], labels(lamp(), np.array([50.0, 50.0]), np.array([4.0, 4.0])))
+    samples.insert(2, empty)
+    batch = collate(samples)
+    nx, ny, nz = samples[0][0].shape
+    assert batch.images.shape == (5, nz, nx, ny)
+    assert batch.images.dtype == batch.positions.dtype == torch.float32
+    assert batch.elements.dtype == batch.molecule.dtype == batch.bonds.dtype == torch.int64
+    assert set(get_type_hints(type(batch))) == set(batch._fields)
+    assert (batch.molecule == 2).sum() == 0
+    used = 0
+    for b, (stack, atoms) in enumerate(samples):
+        for k in range(nz):
+            np.testing.assert_array_equal(batch.images[b, k].numpy(), stack[..., k])
+        own = (batch.molecule == b).numpy()
+        np.testing.assert_allclose(batch.positions[own].numpy(), atoms.positions, atol=1e-6)
+        np.testing.assert_array_equal(batch.elements[own].numpy(), element_index(atoms.numbers))
+        first = np.flatnonzero(own)[0] if own.any() else 0
+        bonds = batch.bonds.numpy()
+        bonds = bonds[own[bonds].all(1)]
+        np.testing.assert_array_equal(bonds - first, atoms.bonds)
+        used += len(bonds)
+    assert used == len(batch.bonds) > 0  # no bond between two molecules
+
+
+def test_a_batch_of_two_is_two_batches(molecules):
+    samples = [make_sample(molecules, SMALL, i) for i in range(2)]
+    both, first, second = collate(samples), collate(samples[:1]), collate(samples[1:])
+    n = len(first.elements)
+    torch.testing.assert_close(both.images, torch.cat([first.images, second.images]))
+    torch.testing.assert_close(both.positions, torch.cat([first.positions, second.positions]))
+    torch.testing.assert_close(both.elements, torch.cat([first.elements, second.elements]))
+    torch.testing.assert_close(both.molecule, torch.cat([first.molecule, second.molecule + 1]))
+    torch.testing.assert_close(both.bonds, torch.cat([first.bonds, second.bonds + n]))
+
+
+def test_buckling_moves_atoms_up_and_down_alone_and_by_the_stated_amount():
+    before, moved = chain(40), []
+    for seed in range(60):
+        plain, buckled = (lay_down(before, np.random.default_rng(seed), 0.0, 0.0, b).positions for b in (0.0, 0.2))
+        np.testing.assert_array_equal(buckled[:, :2], plain[:, :2])
+        assert buckled[:, 2].max() == 0
+        moved.append(np.std((buckled - plain)[:, 2]))
+    assert np.mean(moved) == pytest.approx(0.2, rel=0.05)
+
+
+def test_the_error_of_radii_is_as_large_as_stated():
+    scale = np.stack([random_conditions(np.random.default_rng(k), (3.0, 3.1), 0.2).radius_scale for k in range(200)])
+    assert 0.8 <= scale.min() < 0.81
+    assert 1.19 < scale.max() <= 1.2
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_halogens_take_the_place_of_hydrogens_on_carbon(seed):
+    before = flat_ring()
+    after = halogenated(before, np.random.default_rng(seed))
+    new = np.flatnonzero(after.numbers != before.numbers)
+    assert 1 <= len(new) <= 3
+    assert (before.numbers[new] == 1).all()
+    assert {int(z) for z in after.numbers[new]} <= set(HALOGENS)
+    np.testing.assert_array_equal(np.delete(after.positions, new, 0), np.delete(before.positions, new, 0))
+    for k in new:
+        (carbon,) = after.bonds[(after.bonds == k).any(1)].sum(1) - k
+        bond = after.positions[k] - after.positions[carbon]
+        assert np.linalg.norm(bond) == pytest.approx(HALOGENS[int(after.numbers[k])])
+        assert bond @ (before.positions[k] - before.positions[carbon]) > 0
+    assert after.charges is not None
+    assert before.charges is not None
+    assert after.charges.sum() == pytest.approx(before.charges.sum())
+    # the distance table still finds the bonds that the molecule has
+    assert {tuple(b) for b in bonds_by_distance(after.positions, after.numbers)} == {tuple(b) for b in before.bonds}
+
+
+def test_molecules_without_hydrogen_on_carbon_stay_as_they_are():
+    water = made([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]], [8, 1, 1])
+    assert halogenated(water, np.random.default_rng(0)).numbers.tolist() == [8, 1, 1]
+
+
+def test_the_share_of_halogenated_samples(molecules):
+    def halogens(share: float) -> float:
+        config = replace(CLEAN, halogenated_share=share)
+        found = [make_sample(molecules, config, i)[1].numbers for i in range(60)]
+        return float(np.mean([np.isin(z, list(HALOGENS)).any() for z in found]))
+
+    assert halogens(0.0) + 0.3 < halogens(1.0)
 
 
 @pytest.mark.parametrize(
-    "comment",
+    ("name", "value", "words"),
     [
-        f"Scan window: [{WINDOW[0]}, {WINDOW[1]}], Amplitude: 1.0, tip R0: [0.0, 0.0, 4.0], kxy: -0.0156",
-        f"Scan window: [[{START[0]}, {START[1]}, 6], [{END[0]} {END[1]} 7.9]]`",
-        f"tip CO, scan window: [({START[0]:e}, {START[1]:e}, 6.), (np.float64({END[0]}), np.float64({END[1]}), 7.9)]",
-        f"Scan window: {np.array(WINDOW)!s}".replace("\n", ""),
+        ("together", 0, "1 or more"),
+        ("slices", 0, "1 or more"),
+        ("windows", (), "at least one window"),
+        ("windows", ((0, 8),), "1 or more"),
+        ("seed", -1, r"data\.seed must not be negative"),
+        ("noise", float("nan"), r"data\.noise must not be"),
+        ("height_error", float("inf"), r"data\.height_error must not be"),
+        ("flat_share", 5.0, "is a share"),
+        ("compression", 2.0, "is a share"),
+        ("pixel", 1e-9, "0.01 to 1 A"),
+        ("blur", 1e9, "at most 100"),
+        ("distance", (3.0, 2.0), "ascend"),
     ],
 )
-def test_window_however_python_prints_it(tmp_path, scan, molecule, comment):
-    path = write(tmp_path / "a.tar", members(0, [scan.data], xyz(molecule, comment)))
-    ((image, found),) = read_tar(path)
-    check_sample(image, scan, found, molecule)
-
-
-def test_a_lattice_is_the_whole_image(tmp_path, scan, molecule):
-    comment = 'Lattice="9.6 0 0 0 8 0 0 0 2e1" Properties=species:S:1:pos:R:3:mass:R:1 pbc="T T F"'
-    ((image, found),) = read_tar(write(tmp_path / "a.tar", members(0, [scan.data], xyz(molecule, comment))))
-    assert image.size == (9.6, 8.0)
-    np.testing.assert_allclose(found.positions[:, :2], molecule.positions[:, :2], atol=1e-6)
-    assert found.charges is None
-
-
-def test_a_surface_is_left_out_on_request_only(tmp_path, scan, molecule):
-    text = xyz(molecule).replace(b"6\n", b"8\n", 1) + b"29\t1.0\t1.0\t9.0\t0.0\n79\t1.0\t1.0\t0.0\t0.0\n"
-    path = write(tmp_path / "a.tar", members(0, [scan.data], text))
-    with pytest.raises(MoleculeError, match=r"a\.tar: 0: afmol does not know the element Cu"):
-        next(read_tar(path))
-    with pytest.raises(MoleculeError, match="the element Au"):
-        next(read_tar(path, surface=(29,)))
-    ((image, found),) = read_tar(path, surface=(29, 79))
-    check_sample(image, scan, found, molecule)
-
-
-def test_hdf5_gives_back_images_and_atoms(tmp_path, scan, molecule):
-    tips = np.stack([scan.data, 2 * scan.data])
-    small = Molecule(molecule.positions[:2], molecule.numbers[:2], molecule.bonds[:1])
-    unwritten = np.zeros_like(tips)
-    path = write_h5(
-        tmp_path / "set.hdf5",
-        np.stack([tips, tips, unwritten]),
-        np.stack([rows(molecule, 9), rows(small, 9), np.zeros((9, 5))]),
-    )
-    (image, found), (_, other) = read_hdf5_samples(path, "train", WINDOW, tip=1)
-    check_sample(image, scan, found, molecule)
-    np.testing.assert_array_equal(image.data, 2 * scan.data)
-    np.testing.assert_allclose(found.charges, molecule.charges, atol=1e-6)
-    check_brightest(image, found)
-    assert image.source == "set.hdf5: train 0"
-    assert other.numbers.tolist() == [17, 6]
-    assert other.charges is None
-
-
-def test_both_formats_give_the_same(tmp_path, scan, molecule):
-    ((a, one),) = read_tar(write(tmp_path / "a.tar", members(0, [scan.data], xyz(molecule))))
-    ((b, two),) = read_hdf5_samples(
-        write_h5(tmp_path / "a.h5", scan.data[None, None], rows(molecule, 6)[None]), "train", WINDOW
-    )
-    assert a.size == b.size
-    np.testing.assert_allclose(a.data / 255, unit(b.data), atol=1 / 255 + 1e-6)
-    np.testing.assert_allclose(one.positions, two.positions, atol=1e-5)
-
-
-def told(samples, kind: type[AfmolError]) -> tuple[int, str]:
-    """Samples before the error, and its one sentence."""
-    before = []
-    with pytest.raises(kind) as caught:
-        before.extend(samples)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert len(text) < 300
-    return len(before), text
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "kind", "text"),
-    [
-        ("1.xyz", None, MoleculeError, "no .xyz"),
-        ("1.01.0.png", None, ScanError, "slice 1 of tip 0 is missing"),
-        ("1.02.0.png", picture(np.eye(3)), ScanError, "different numbers of pixels (24x20 and 3x3)"),
-        ("1.02.0.png", b"GIF89a", ScanError, "slice 2 cannot be read as PNG or JPEG"),
-        ("1.02.0.png", picture(np.random.default_rng(0).random((24, 20)))[:-200], ScanError, "slice 2 cannot be read"),
-        ("1.2.png", picture(np.eye(3)), ScanError, "1: 2.png is there twice"),
-        ("1.xyz", b"", MoleculeError, "as many atoms"),
-        ("1.xyz", b"2\n" + COMMENT.encode() + b"\n6 1 2 3\n", MoleculeError, "as many atoms"),
-        ("1.xyz", b"1\nwater\n8 1 2 3\n", MoleculeError, "neither 'Scan window"),
-        ("1.xyz", b"1\nScan window: [[1 2] [3 4]]\n8 1 2 3\n", MoleculeError, "neither 'Scan window"),
-        ("1.xyz", b"1\nScan window: [[5 0 0] [5 8 1]]\n8 1 2 3\n", ScanError, "from 5.0 to 5.0 A"),
-        ("1.xyz", b'1\nLattice="9 3 0 0 9 0 0 0 9"\n8 1 2 3\n', ScanError, "right-angled"),
-        ("1.xyz", b"1\n" + COMMENT.encode() + b"\nXx 1 2 3\n", MoleculeError, "'Xx' is not an element"),
-        ("1.xyz", b"1\n" + COMMENT.encode() + b"\n92 1 2 3\n", MoleculeError, "1: afmol does not know the element U"),
-        ("1.xyz", b"1\n" + COMMENT.encode() + b"\n" + 400 * b"9" + b" 1 2 3\n", MoleculeError, "no numbers"),
-        ("1.xyz", b"1\n" + COMMENT.encode() + b"\n6 1 2 x\n", MoleculeError, "no numbers"),
-        ("1.xyz", b"4\n" + COMMENT.encode() + 4 * b"\n6 1 2", MoleculeError, "three coordinates"),
-        ("1.xyz", b"1\n" + COMMENT.encode() + b"\n6 1 2 nan\n", MoleculeError, "finite"),
-        ("1.xyz", b"0\n" + COMMENT.encode() + b"\n", MoleculeError, "there are 0 atoms"),
-        ("1.xyz", b"3000\n" + COMMENT.encode() + b"\n" + 3000 * b"6 1 2 3\n", MoleculeError, "there are 3000 atoms"),
-        ("1.xyz", bytes(2**21 + 1), ScanError, "too many for one sample"),
-    ],
-)
-def test_broken_sample_is_named(tmp_path, scan, molecule, name, content, kind, text):
-    first, second = (members(n, [scan.data], xyz(molecule)) for n in (0, 1))
-    second = {key: value for key, value in {**second, name: content}.items() if value is not None}  # None: left out
-    n, said = told(read_tar(write(tmp_path / "a.tar", first, second)), kind)
-    assert n == 1
-    assert text in said
-    assert said.startswith("a.tar: ")
-    assert "1" in said.removeprefix("a.tar: ")[: len("the member 1")]
-
-
-@pytest.mark.parametrize("name", ["../1.xyz", "/etc/1.xyz", "a/../../1.00.0.png", "1\n.xyz", f"{201 * 'a'}.xyz"])
-def test_unsafe_names(tmp_path, scan, molecule, name):
-    path = write(tmp_path / "a.tar", members(0, [scan.data], xyz(molecule)), {"1.xyz": b"", name: b"x"})
-    assert "unsafe" in told(read_tar(path), ScanError)[1]
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_links_and_made_up_sizes(tmp_path, scan, molecule):
-    sample = members(0, [scan.data], xyz(molecule))
-    link = tarfile.TarInfo("1.xyz")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    assert "not a plain file" in told(read_tar(write(tmp_path / "a.tar", sample, extra=[link])), ScanError)[1]
-
-    large = tarfile.TarInfo("1.00.0.png")
-    large.size = 10**12
-    (tmp_path / "b.tar").write_bytes(large.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    assert "claims 1000000000000 bytes" in told(read_tar(tmp_path / "b.tar"), ScanError)[1]
-
-    wide = io.BytesIO()  # 12000 x 12000 pixels in 20 kB
-    Image.new("1", (12000, 12000)).save(wide, "png")
-    path = write(tmp_path / "c.tar", sample, {"1.00.0.png": wide.getvalue(), "1.xyz": xyz(molecule)})
-    n, text = told(read_tar(path), ScanError)
-    assert (n, "slice 0" in text) == (1, True)
-
-
-def test_every_cut_of_a_tar_is_told(tmp_path, scan, molecule):
-    """Wherever the file ends early: whole samples before the cut, then one sentence; no traceback, no silence."""
-    path = write(tmp_path / "a.tar", *(members(n, [scan.data], xyz(molecule)) for n in range(2)))
-    content = path.read_bytes()
-    end = len(content.rstrip(b"\0")) // 512 * 512 + 512
-    counts = []
-    for size in [*range(0, end, 256), end]:
-        path.write_bytes(content[:size])
-        counts.append(told(read_tar(path), AfmolError)[0])
-    assert counts == sorted(counts)
-    assert set(counts) == {0, 1}
-
-
-def test_damaged_headers_are_told(tmp_path, scan, molecule):
-    path = write(tmp_path / "a.tar", *(members(n, [scan.data], xyz(molecule)) for n in range(2)))
-    content = bytearray(path.read_bytes())
-    start = content.index(b"1.01.0.png")
-    content[start : start + 512] = b"\xff" * 512
-    path.write_bytes(content)
-    assert told(read_tar(path), ScanError) == (
-        1,
-        "a.tar is cut off or damaged after 1.00.0.png; copy or save it again.",
-    )
-
-
-def test_no_tar(tmp_path):
-    assert "does not exist" in told(read_tar(tmp_path / "a.tar"), ScanError)[1]
-    assert str(tmp_path) in told(read_tar(tmp_path), ScanError)[1]
-    for content in (b"", b"hello " * 500, b"\x1f\x8b" + bytes(600)):
-        (tmp_path / "a.tar").write_bytes(content)
-        assert "uncompressed tar" in told(read_tar(tmp_path / "a.tar"), ScanError)[1]
-    assert "holds no samples" in told(read_tar(write(tmp_path / "b.tar", {"README.md": b"hello"})), ScanError)[1]
-
-
-def test_broken_hdf5_is_told(tmp_path, scan, molecule):
-    def says(path: Path, part: str = "train", window=WINDOW, tip: int = 0, kind: type[AfmolError] = ScanError) -> str:
-        return told(read_hdf5_samples(path, part, window, tip), kind)[1]
-
-    assert "does not exist" in says(tmp_path / "no.h5")
-    (tmp_path / "text.h5").write_bytes(b"hello" * 100)
-    assert "cannot be read as an HDF5 file" in says(tmp_path / "text.h5")
-    images, atoms = scan.data[None, None], rows(molecule, 8)[None]
-    path = write_h5(tmp_path / "a.h5", images, atoms)
-    assert "no part 'val' (found: train)" in says(path, "val")
-    assert "images of 1 tips" in says(path, tip=1)
-    assert "does not fit" in says(path, window=((2, 2, 6), (2, 18, 8)))
-    assert "two corners" in says(path, window=((2, 2, 6),))
-    assert "should hold floats" in says(write_h5(tmp_path / "b.h5", images[0], atoms))
-    assert "should hold floats" in says(write_h5(tmp_path / "c.h5", images, atoms[..., :4]))
-    assert "too large" in says(write_h5(tmp_path / "d.h5", images, np.zeros((1, 3000, 5))))
-    assert "train 0: there are 0 atoms" in says(write_h5(tmp_path / "e.h5", images, 0 * atoms), kind=MoleculeError)
-    odd = atoms.copy()
-    odd[0, 2, 4] = 6.5
-    assert "train 0: afmol does not know the element 6.5" in says(
-        write_h5(tmp_path / "f.h5", images, odd), kind=MoleculeError
-    )
-    with h5py.File(tmp_path / "g.h5", "w") as file:
-        file["train/X"] = images
-    assert "lacks X or xyz" in says(tmp_path / "g.h5")
-    hole = images.copy()
-    hole[0, 0, 3, 4] = np.nan
-    assert "train 0: The stack holds NaN" in says(write_h5(tmp_path / "h.h5", hole, atoms))
-
-
-def test_hdf5_yields_what_comes_before_the_damage(tmp_path, scan, molecule):
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:
-        stack = np.broadcast_to(scan.data, (3, 1, *scan.data.shape))
-        file.create_dataset("test/X", data=stack, chunks=(1, 1, *scan.data.shape), fletcher32=True)
-        file["test/xyz"] = np.broadcast_to(rows(molecule, 6), (3, 6, 5)).astype(np.float32)
-        place = file["test/X"].id.get_chunk_info(1).byte_offset
-    with path.open("r+b") as file:
-        file.seek(place + 100)
-        file.write(b"damage")
-    n, text = told(read_hdf5_samples(path, "test", WINDOW), ScanError)
-    assert n == 1
-    assert text.startswith("a.h5: test 1 cannot be read")
+def test_configurations_that_cannot_be(name, value, words):
+    with pytest.raises(ConfigError, match=words):
+        DataConfig(**{name: value})

@@ -16,15 +16,26 @@ from distributed import LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afmol.dataset import DataConfig, labels, make_sample
+from afmol.data.foreign import read_hdf5_samples, read_tar
+from afmol.data.molecules import load_molecules, pack_molecules
+from afmol.data.samples import DataConfig, labels, make_sample
+from afmol.data.shards import (
+    FORMAT,
+    HEADER,
+    SetConfig,
+    Shard,
+    make,
+    packed,
+    read_shard,
+    shard_files,
+    shard_length,
+    store,
+)
 from afmol.errors import ConfigError, MoleculeError, ScanError, ShardError
-from afmol.files import read_hdf5_samples, read_tar
-from afmol.molecules import load_molecules, pack_molecules
-from afmol.shards import FORMAT, HEADER, SetConfig, Shard, make, packed, read_shard, shard_files, shard_length, store
 from afmol.simulation import Grid, Tip, simulate, standard_heights
 from afmol.structures import Molecule, Scan
-from test_dataset import chain, flat_ring, lamp
-from test_samples import members, write, xyz
+from test_foreign import members, write, xyz
+from test_samples import chain, flat_ring, lamp
 
 DATA = DataConfig(together=4, windows=((24, 24), (24, 16)), slices=4)
 """Small and quick."""
@@ -251,8 +262,8 @@ def test_a_full_disk_leaves_no_half_shard(config, tmp_path):
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from afmol.errors import ConfigError
-from afmol.dataset import DataConfig
-from afmol.shards import SetConfig, make
+from afmol.data.samples import DataConfig
+from afmol.data.shards import SetConfig, make
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
 data = DataConfig(together=4, windows=((24, 24),), slices=4)
 try:

@@ -14,8 +14,7 @@ from scipy.optimize import root
 from afmol.elements import BY_SYMBOL, ELEMENTS, table
 from afmol.errors import ConfigError, MoleculeError, ScanError
 from afmol.simulation import STANDARD_DISTANCE, TIPS, Grid, Tip, grid_around, simulate, snaps, standard_heights
-from afmol.simulation.afm import frequency_shift_weights, giessibl_weights
-from afmol.simulation.forces import coulomb_terms, lennard_jones_terms
+from afmol.simulation.forces.lennard_jones import coulomb_terms, lennard_jones_terms
 from afmol.simulation.probe import (
     END,
     FX,
@@ -28,6 +27,7 @@ from afmol.simulation.probe import (
     force_and_hessian,
     scene,
 )
+from afmol.simulation.tip import frequency_shift_weights, giessibl_weights
 from afmol.structures import Molecule
 
 NEWTON_PER_METRE = 16.0217662  # 1 eV/A^2

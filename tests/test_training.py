@@ -12,16 +12,16 @@ import torch
 
 from afmol import training
 from afmol.checkpoint import load_model, read_tensors
-from afmol.dataset import DataConfig, collate, make_sample
+from afmol.data.molecules import load_molecules, pack_molecules
+from afmol.data.samples import DataConfig, collate, make_sample
+from afmol.data.shards import SetConfig, make
 from afmol.elements import bonds_by_distance
 from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
-from afmol.model import ModelConfig, Ours
-from afmol.molecules import load_molecules, pack_molecules
-from afmol.shards import SetConfig, make
+from afmol.model import OnePass, OnePassConfig
 from afmol.structures import Molecule
 from afmol.training import TrainConfig, learning_rate, train, validate, visible
 
-TINY = ModelConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)
+TINY = OnePassConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)
 DATA = DataConfig(together=4, windows=((32, 32),))
 
 
@@ -169,13 +169,13 @@ def test_the_seed_decides(molecules, whole_run, tmp_path):
 
 def test_each_step_trains_with_its_own_seed(molecules, tmp_path, monkeypatch):
     """Also after a validation, which needs the model in another mode."""
-    seen, forward = [], Ours.forward
+    seen, forward = [], OnePass.forward
 
     def spy(model, batch, generator):
         seen.append((model.training, generator.initial_seed()))
         return forward(model, batch, generator)
 
-    monkeypatch.setattr(Ours, "forward", spy)
+    monkeypatch.setattr(OnePass, "forward", spy)
     train(tiny(molecules, tmp_path, steps=4, validation=molecules, validation_samples=4, validate_every=2))
     assert seen == [(True, 0), (True, 1), (True, 2), (True, 3)]
     assert [row["step"] for row in rows(tmp_path)] == [2, 4]
@@ -197,7 +197,7 @@ def test_the_first_step_is_as_long_as_the_learning_rate(molecules, tmp_path):
     """That is how Adam begins."""
     train(tiny(molecules, tmp_path, steps=1, warm_up=100, learning_rate=0.01, weight_decay=0.0))
     torch.manual_seed(0)
-    before, after = Ours(TINY).state_dict(), read_tensors(tmp_path / "checkpoint.safetensors")[0]
+    before, after = OnePass(TINY).state_dict(), read_tensors(tmp_path / "checkpoint.safetensors")[0]
     moved = torch.cat([(after[f"model.{k}"] - v).flatten() for k, v in before.items() if k.startswith("posnet.head")])
     assert float(moved.abs().max()) == pytest.approx(0.01 / 100, rel=0.01)
 
@@ -213,7 +213,7 @@ def test_the_loss_falls(molecules):
     torch.manual_seed(0)
     packed = load_molecules(molecules)
     batch = collate([make_sample(packed, DATA, i) for i in range(4)])
-    model = Ours(TINY).train()
+    model = OnePass(TINY).train()
     optimizer = torch.optim.AdamW(training._groups(model, 0.02), lr=2e-2)
     curve = []
     for _ in range(80):
@@ -243,7 +243,7 @@ def test_learning_rate():
 
 
 def test_biases_and_norms_do_not_decay():
-    model = Ours(TINY)
+    model = OnePass(TINY)
     decaying, others = training._groups(model, 0.1)
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     names = {id(p): name for name, p in model.named_parameters()}
@@ -254,7 +254,7 @@ def test_biases_and_norms_do_not_decay():
 
 def test_validation_is_the_same_each_time_and_leaves_the_weights_alone(molecules, tmp_path):
     packed = load_molecules(molecules)
-    model: Any = Ours(TINY)
+    model: Any = OnePass(TINY)
     model.posnet.head.bias.data[:4] = -1.5
     before = {k: v.clone() for k, v in model.state_dict().items()}
     config = tiny(molecules, tmp_path, validation_samples=8)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from distributed import LocalCluster
 
-from afmol import workers
+from afmol.data import workers
+from afmol.data.workers import results
 from afmol.errors import ConfigError
-from afmol.workers import results
 
 
 def square(x: int) -> int:

@@ -16,7 +16,7 @@ _HOME = {
     "write_scan": "files",
     "read_molecule": "files",
     "write_molecule": "files",
-    "molecule_from_smiles": "chemistry",
+    "molecule_from_smiles": "data.chemistry",
     "Tip": "simulation",
     "Grid": "simulation",
     "simulate": "simulation",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import ConfigError, WeightsError
 from .files import write_file
-from .model import ModelConfig, Ours
+from .model import OnePass, OnePassConfig
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"{path} is not a weight file of afmol (.safetensors): {error}.") from error
 
 
-def save_model(model: Ours, path: str | Path, name: str, half: bool = True) -> None:
+def save_model(model: OnePass, path: str | Path, name: str, half: bool = True) -> None:
     """Weights with their configuration; 16-bit floats by default (batch norm statistics stay 32-bit)."""
     tensors = {
         k: v.half() if half and v.dtype == torch.float32 and "running" not in k else v
@@ -103,7 +103,7 @@ def save_model(model: Ours, path: str | Path, name: str, half: bool = True) -> N
     write_tensors(path, tensors, metadata | {"config": json.dumps(dataclasses.asdict(model.config))})
 
 
-def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Ours, str]:
+def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[OnePass, str]:
     """A model ready to predict, and its name, from a shipped name or a weight file.
 
     Raises:
@@ -122,7 +122,7 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Ours, str]:
         version = int(metadata["version"])
         if version > VERSION:
             raise WeightsError(f"{path} has format {version}, newer than this afmol reads ({VERSION}); update.")
-        model = Ours(config_from_dict(ModelConfig, json.loads(metadata["config"])))
+        model = OnePass(config_from_dict(OnePassConfig, json.loads(metadata["config"])))
         tensors = _from_1(tensors, model.config) if version == 1 else tensors
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, ConfigError) as error:
@@ -130,7 +130,7 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Ours, str]:
     return model.eval(), metadata.get("name", path.stem)
 
 
-def _from_1(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+def _from_1(tensors: dict[str, Tensor], config: OnePassConfig) -> dict[str, Tensor]:
     """Format 2 has a graph network that reads and corrects depths; zeros leave that out."""
     node, width = tensors["bondnet.node.weight"], config.width
     return tensors | {

@@ -118,8 +118,8 @@ def simulate(
     """
     import numpy as np
 
-    from .chemistry import with_charges
-    from .dataset import lay_down
+    from .data.chemistry import with_charges
+    from .data.samples import lay_down
     from .errors import MoleculeError
     from .files import write_scan
     from .plots import stack_strip
@@ -251,7 +251,7 @@ def molecules(
         scheduler: address of a Dask scheduler, such as tcp://node1:8786; this machine alone if empty.
         workers: processes on this machine; its cores if not given, 0 for this process alone.
     """
-    from .building import BuildConfig, build_molecules
+    from .data.building import BuildConfig, build_molecules
 
     config = BuildConfig(min_atoms, max_atoms, charged, timeout, seed, validation, test)
     report = build_molecules(sources, out, config, scheduler=scheduler, workers=workers, progress=True)
@@ -294,7 +294,7 @@ def dataset_make(config: Path, arguments: list[str]) -> None:
     from tqdm import tqdm
 
     from .checkpoint import config_from_toml
-    from .shards import SetConfig, make
+    from .data.shards import SetConfig, make
 
     usual = config_from_toml(SetConfig, config)
 
@@ -336,8 +336,8 @@ def dataset_check(folder: tyro.conf.Positional[Path]) -> None:
     """
     from tqdm import tqdm
 
+    from .data.shards import read_shard, shard_files
     from .errors import ShardError
-    from .shards import read_shard, shard_files
 
     files, samples, atoms, bad = shard_files(folder), 0, 0, 0
     for file in tqdm(files, unit="shard", delay=1, mininterval=1):
@@ -371,8 +371,8 @@ def dataset_show(
         first: the first of them.
     """
     from .checkpoint import config_from_toml
+    from .data.shards import SetConfig, some_samples
     from .plots import contact_sheet
-    from .shards import SetConfig, some_samples
     from .structures import Scan
 
     if samples < 1 or first < 0:
@@ -421,8 +421,9 @@ def dataset_import(
 
     from tqdm import tqdm
 
-    from .files import atomic_number, read_hdf5_samples, read_tar
-    from .shards import GROUPS, shard_length, store
+    from .data.foreign import read_hdf5_samples, read_tar
+    from .data.shards import GROUPS, shard_length, store
+    from .files import atomic_number
 
     if not files:
         raise ConfigError("Name at least one file; see afmol dataset import --help.")
@@ -600,7 +601,7 @@ def _is_file(molecule: str) -> bool:
 
 def _molecule(molecule: str) -> "Molecule":
     """A molecule from a file or from SMILES."""
-    from .chemistry import molecule_from_smiles
+    from .data.chemistry import molecule_from_smiles
     from .files import read_molecule
 
     return read_molecule(molecule) if _is_file(molecule) else molecule_from_smiles(molecule)

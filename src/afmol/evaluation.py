@@ -12,12 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_model
-from .dataset import DataConfig, image, lay_down, nominal_conditions, random_conditions
+from .data.molecules import MoleculeSet, load_molecules
+from .data.samples import DataConfig, image, lay_down, nominal_conditions, random_conditions
 from .errors import ConfigError
 from .files import make_folder
 from .metrics import Comparison, compare, summary, table, total
-from .model import Ours
-from .molecules import MoleculeSet, load_molecules
+from .model import OnePass
 from .plots import confusion_picture
 from .prediction import predict
 from .simulation.artefacts import white_noise
@@ -65,7 +65,7 @@ def simulated_sample(
 
 
 def evaluate_set(
-    model: Ours, molecules: MoleculeSet, shapes: Shapes, conditions: Conditions, config: EvaluationConfig
+    model: OnePass, molecules: MoleculeSet, shapes: Shapes, conditions: Conditions, config: EvaluationConfig
 ) -> Comparison:
     """Counts over the chosen molecules of a set."""
     fits = molecules.flatness < DataConfig().flat_limit if shapes == "flat" else np.ones(len(molecules), bool)

@@ -9,13 +9,13 @@ import torch
 
 from .checkpoint import DEFAULT_MODEL, load_model
 from .files import make_folder, write_file, write_molecule
-from .model import Ours
+from .model import OnePass
 from .plots import prediction_picture
 from .resampling import resampled
 from .structures import Molecule, Scan
 
 
-def predict(scan: Scan, model: str | Path | Ours = DEFAULT_MODEL, threshold: float = 0.5) -> Molecule:
+def predict(scan: Scan, model: str | Path | OnePass = DEFAULT_MODEL, threshold: float = 0.5) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
     Args:
@@ -27,7 +27,7 @@ def predict(scan: Scan, model: str | Path | Ours = DEFAULT_MODEL, threshold: flo
         ScanError: too few slices, a constant slice, an image too small or too large, an impossible pixel size.
         WeightsError: weights that cannot be loaded.
     """
-    network = model if isinstance(model, Ours) else _loaded(str(model))[0]
+    network = model if isinstance(model, OnePass) else _loaded(str(model))[0]
     c = network.config
     stack, scale = resampled(scan, c.pixel, c.slices, c.step[1])
     (found,) = network.predict(torch.from_numpy(stack.transpose(2, 0, 1)[None].copy()), threshold)
@@ -44,7 +44,7 @@ def predict(scan: Scan, model: str | Path | Ours = DEFAULT_MODEL, threshold: flo
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: str) -> tuple[Ours, str]:
+def _loaded(model: str) -> tuple[OnePass, str]:
     return load_model(model)
 
 

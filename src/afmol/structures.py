@@ -1,4 +1,4 @@
-"""Scan and Molecule: what crosses the border between stages (the third, Batch, holds tensors and stands in dataset.py).
+"""Scan and Molecule: what crosses the border between stages (the third, Batch, holds tensors and stands in data/samples.py).
 
 Angstrom throughout; arrays are indexed (x, y, z). See CONVENTIONS.md.
 """

@@ -18,12 +18,12 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
 from .checkpoint import load_model, load_training, save_model, save_training
-from .dataset import Batch, DataConfig, collate, make_sample
+from .data.loader import Batches, Simulated, Source, Stored, loader
+from .data.molecules import MoleculeSet, load_molecules
+from .data.samples import Batch, DataConfig, collate, make_sample
 from .errors import ConfigError
-from .loader import Batches, Simulated, Source, Stored, loader
 from .metrics import compare, summary, total
-from .model import ModelConfig, Ours
-from .molecules import MoleculeSet, load_molecules
+from .model import OnePass, OnePassConfig
 from .structures import Molecule
 
 
@@ -62,7 +62,7 @@ class TrainConfig:
     workers: int = 2
     """Processes that make or read samples, 4 batches ahead; 0: between the steps."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: OnePassConfig = field(default_factory=OnePassConfig)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -110,7 +110,7 @@ def train(config: TrainConfig) -> Path:
         raise ConfigError(f"Accelerator, devices or precision cannot be used: {why}") from error
     fabric.launch()
     torch.manual_seed(config.seed)
-    model = Ours(config.model)
+    model = OnePass(config.model)
     if config.start:
         model = load_model(config.start)[0]
         if model.config != config.model:
@@ -187,7 +187,7 @@ def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def validate(model: Ours, molecules: MoleculeSet, config: TrainConfig) -> dict[str, float | None]:
+def validate(model: OnePass, molecules: MoleculeSet, config: TrainConfig) -> dict[str, float | None]:
     """Figures on samples drawn as for training from other molecules; the same ones each time."""
     model.eval()
     size = config.batch_size

@@ -9,9 +9,6 @@ Slices, one image a file; a stack is several files or a folder of them:
 Molecules:
     .xyz          plain (element or atomic number, x, y, z, perhaps a charge) and extended; bonds by distance
     .sdf .mol     bonds as in the file
-Sets of simulated samples of other groups, a stack with its molecule each, one after the other; read only:
-    .tar          shards of ml-spm, by `read_tar`
-    .hdf5         sets of Graph-AFM, by `read_hdf5_samples`
 
 Whatever the file's order, a Scan has x to the right, y upward from the lower left corner, and the closest slice last.
 """
@@ -31,7 +28,6 @@ from ..errors import AfmolError, ConfigError, MoleculeError, ScanError
 from ..structures import Molecule, Scan
 from .molecules import atomic_number, mol, read_sdf, read_xyz, sdf, xyz
 from .nanonis import Direction, read_sxm
-from .samples import read_hdf5_samples, read_tar
 from .scans import Slice, Stack, assemble, gsf, h5, natural, npz, packed, read_gsf, read_h5, read_npz
 
 __all__ = [
@@ -40,10 +36,8 @@ __all__ = [
     "Direction",
     "atomic_number",
     "make_folder",
-    "read_hdf5_samples",
     "read_molecule",
     "read_scan",
-    "read_tar",
     "write_arrays",
     "write_file",
     "write_molecule",

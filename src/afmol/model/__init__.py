@@ -1,5 +1,5 @@
 """From images to molecules: posnet (maps) -> peaks (candidate atoms) -> gnn (graph), put together in ours."""
 
-from .ours import ModelConfig, Ours
+from .one_pass.one_pass import OnePass, OnePassConfig
 
-__all__ = ["ModelConfig", "Ours"]
+__all__ = ["OnePass", "OnePassConfig"]

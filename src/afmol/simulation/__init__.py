@@ -6,12 +6,12 @@ time and `simulate` can do without.
 
 from typing import TYPE_CHECKING, Any
 
-from .afm import STANDARD_DISTANCE, TIPS, Grid, Tip, grid_around, simulate, standard_heights
+from .tip import STANDARD_DISTANCE, TIPS, Grid, Tip, grid_around, simulate, standard_heights
 
 if TYPE_CHECKING:
-    from .packed import TipParameters, snaps, stacks
+    from .batch import TipParameters, snaps, stacks
 
-_PACKED = ("TipParameters", "snaps", "stacks")
+_BATCH = ("TipParameters", "snaps", "stacks")
 __all__ = [
     "STANDARD_DISTANCE",
     "TIPS",
@@ -27,8 +27,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PACKED:
+    if name not in _BATCH:
         raise AttributeError(f"module 'afmol.simulation' has no attribute {name!r}")
-    from . import packed
+    from . import batch
 
-    return getattr(packed, name)
+    return getattr(batch, name)

@@ -1,6 +1,6 @@
 """The probe on its springs, relaxed at every pixel and followed down from the slice above.
 
-Equations and symbols as in relaxation.py. Balance of forces at the relaxed probe, u its position relative to the tip's
+Equations and symbols as in reference.py. Balance of forces at the relaxed probe, u its position relative to the tip's
 end (shifted by the lateral offset):
 
     G = F - S = 0,  S = k_lateral (u_x, u_y, 0) + k_radial (1 - L / |u|) u
@@ -35,7 +35,7 @@ from jaxtyping import Float
 from numba import njit
 from tqdm import tqdm
 
-from .forces import TIP_CHARGES
+from .forces.lennard_jones import TIP_CHARGES
 
 LANES = 16
 """Pixels at once: the float32 numbers in the widest SIMD register."""
@@ -102,7 +102,7 @@ def scene(
     springs: Float[np.ndarray, " 3"],
     dtype: type,
 ) -> Scene:
-    """A scene from the terms of forces.py and the springs; a tip with fewer charges is filled up with zeros."""
+    """A scene from the terms of forces/ and the springs; a tip with fewer charges is filled up with zeros."""
     spare = TIP_CHARGES - len(charge_z)
     limits = (tolerance(dtype is np.float32), LONGEST_STEP, SOFTEST, SOFTEST_GRADIENT, 3, 1 / SOFT_STEP)
     arrays = (

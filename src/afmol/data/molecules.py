@@ -11,10 +11,10 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
-from .elements import BY_NUMBER, NUMBERS
-from .errors import MoleculeError
-from .files import write_arrays
-from .structures import Molecule
+from ..elements import BY_NUMBER, NUMBERS
+from ..errors import MoleculeError
+from ..files import write_arrays
+from ..structures import Molecule
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -28,8 +28,8 @@ from jaxtyping import Float
 
 from ..elements import NUMBERS, bonds_by_distance
 from ..errors import AfmolError, MoleculeError, ScanError
+from ..files.molecules import atomic_number
 from ..structures import Molecule, Scan
-from .molecules import atomic_number
 
 MOST_BYTES = 2**26
 """Files of one sample, together (ED-AFM, 3 tips x 10 slices x 192 x 192 pixels: 1 MB). This and the next four stop

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .dataset import Batch, DataConfig, Sample, collate, cropped, make_sample, mirrored, turned
-from .errors import AfmolError, ConfigError, ShardError
+from ..errors import AfmolError, ConfigError, ShardError
+from ..structures import Molecule
 from .molecules import MoleculeSet
+from .samples import Batch, DataConfig, Sample, collate, cropped, make_sample, mirrored, turned
 from .shards import Shard, read_shard, shard_files, shard_length
-from .structures import Molecule
 
 SHIFT = 8
 """From the second epoch on stored images lose this many pixels a side, at random left or right, below or above."""

@@ -1,6 +1,6 @@
 """Training samples, made when they are needed: sample i is a function of (configuration, i).
 
-    molecule -> lay_down -> conditions (tip, height, force parameters) -> simulate -> spoil -> Batch
+    molecule -> lay_down -> conditions (tip, height, force parameters) -> simulate -> add_artefacts -> Batch
 
 Why force parameters are drawn at random: Lennard-Jones with point charges gets the contrast between elements wrong
 (the carboxylic oxygens of PTCDA, bright when measured, are dark in the model), and MMFF94 charges are 3-4 times those
@@ -16,12 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .elements import ELEMENTS, element_index, table
-from .errors import ConfigError
-from .molecules import MoleculeSet
-from .simulation import Grid, Tip, simulate, standard_heights
-from .simulation.afm import STANDARD_DISTANCE
-from .simulation.artefacts import (
+from ..elements import ELEMENTS, element_index, table
+from ..errors import ConfigError
+from ..simulation import Grid, Tip, simulate, standard_heights
+from ..simulation.artefacts import (
     Stack,
     background_tilt,
     blurred,
@@ -36,7 +34,9 @@ from .simulation.artefacts import (
     white_noise,
     wider_oscillation,
 )
-from .structures import Molecule, Scan
+from ..simulation.tip import STANDARD_DISTANCE
+from ..structures import Molecule, Scan
+from .molecules import MoleculeSet
 
 LABEL_DEPTH = 1.8
 """Atoms further below the topmost one (A) are not labelled at all: nothing of them is seen."""
@@ -229,7 +229,7 @@ def image(
     )
 
 
-def spoil(
+def add_artefacts(
     stack: Float[np.ndarray, "nx ny nz"], rng: np.random.Generator, config: DataConfig
 ) -> Float[np.ndarray, "nx ny nz"]:
     """Artefacts of a measurement, each drawn up to the configuration's value.
@@ -320,7 +320,7 @@ def make_sample(molecules: MoleculeSet, config: DataConfig, i: int) -> Sample:
         config.pixel,
         config.slices,
     )
-    return spoil(scan.data, rng, config), labels(molecule, origin, size)
+    return add_artefacts(scan.data, rng, config), labels(molecule, origin, size)
 
 
 def labels(molecule: Molecule, origin: Float[np.ndarray, " 2"], size: Float[np.ndarray, " 2"]) -> Molecule:

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..dataset import Batch
-from ..elements import CATEGORIES, NUMBERS
-from ..structures import Molecule
-from .gnn import BondNet, Graph, bondable, neighbours
+from ...data.samples import Batch
+from ...elements import CATEGORIES, NUMBERS
+from ...structures import Molecule
+from .graph import BondNet, Graph, bondable, neighbours
 from .peaks import find_peaks, same_image_distance
 from .posnet import PosNet
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class OnePassConfig:
     """What a weight file needs to rebuild the model."""
 
     slices: int = 10
@@ -57,10 +57,10 @@ View = tuple[bool, bool, bool]
 VIEWS: list[View] = [(swap, x, y) for swap in (False, True) for x in (False, True) for y in (False, True)]
 
 
-class Ours(nn.Module):
+class OnePass(nn.Module):
     """See the module's text. `forward` returns losses, `predict` molecules."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: OnePassConfig) -> None:
         super().__init__()
         self.config = config
         self.posnet = PosNet(config.slices, config.channels, config.blocks)

@@ -28,12 +28,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from .dataset import DataConfig, Sample, labels, make_sample
-from .errors import AfmolError, ConfigError, ScanError, ShardError
-from .files import make_folder, write_file
+from ..errors import AfmolError, ConfigError, ScanError, ShardError
+from ..files import make_folder, write_file
+from ..resampling import resampled
+from ..structures import Molecule, Scan
 from .molecules import MoleculeSet, Part, load_molecules
-from .resampling import resampled
-from .structures import Molecule, Scan
+from .samples import DataConfig, Sample, labels, make_sample
 from .workers import results
 
 FORMAT = "afmol-shard/1"

@@ -28,15 +28,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from tqdm import tqdm
 
-from . import __version__
+from .. import __version__
+from ..elements import ELEMENTS, element_index
+from ..errors import ConfigError, MoleculeError
+from ..files import write_arrays, write_file
+from ..files.molecules import parse_xyz
+from ..structures import OVERLAP, Molecule, closest_atoms
 from .chemistry import graph_from_geometry, graph_from_molfile, graph_from_smiles, molecule_from_graph
-from .elements import ELEMENTS, element_index
-from .errors import ConfigError, MoleculeError
-from .files import write_arrays, write_file
-from .files.entries import ENTRIES, Entry, read_entries, source_format
-from .files.molecules import parse_xyz
+from .entries import ENTRIES, Entry, read_entries, source_format
 from .molecules import MAX_ATOMS, PARTS, MoleculeSet, Part, load_molecules, packed, write_molecules
-from .structures import OVERLAP, Molecule, closest_atoms
 from .workers import results
 
 GRAPHS = {".sdf": graph_from_molfile, ".mol": graph_from_molfile}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from .errors import AfmolError, ConfigError
+from ..errors import AfmolError, ConfigError
 
 RETRIES = 3
 """How often a task that failed, or whose worker died, is given to another."""

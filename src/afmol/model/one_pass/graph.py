@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..elements import ELEMENTS
+from ...elements import ELEMENTS
 from .peaks import same_image_distance
 
 CUTOFF = 3.2

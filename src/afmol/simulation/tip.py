@@ -11,7 +11,7 @@ from jaxtyping import Float
 from ..elements import BY_SYMBOL, table
 from ..errors import ConfigError, MoleculeError, ScanError
 from ..structures import OVERLAP, Molecule, Scan, closest_atoms
-from .forces import EV_PER_SQUARE_ANGSTROM, SPRING_UNITS, TIP_CHARGES, coulomb_terms, lennard_jones_terms
+from .forces.lennard_jones import EV_PER_SQUARE_ANGSTROM, SPRING_UNITS, TIP_CHARGES, coulomb_terms, lennard_jones_terms
 from .probe import relaxed_forces, scene
 
 STANDARD_DISTANCE = 2.97

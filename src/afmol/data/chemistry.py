@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 from jaxtyping import Float
 
-from .elements import BY_NUMBER, bonds_by_distance
-from .errors import MoleculeError
+from ..elements import BY_NUMBER, bonds_by_distance
+from ..errors import MoleculeError
+from ..structures import Molecule
 from .molecules import MAX_ATOMS
-from .structures import Molecule
 
 if TYPE_CHECKING:
     import ase

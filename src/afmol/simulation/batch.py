@@ -1,6 +1,6 @@
 """Stacks of many molecules at once, as torch tensors with a gradient: what a fit of a structure to an image needs.
 
-Two engines for one model: kernels for the CPU (probe.py), plain torch for any device (relaxation.py). Both find the
+Two engines for one model: kernels for the CPU (probe.py), plain torch for any device (reference.py). Both find the
 relaxed probe first and take the gradient from the implicit function theorem.
 """
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import ConfigError, MoleculeError
-from .afm import TIPS, Grid, Tip, check_scene, force_heights
-from .forces import SPRING_UNITS, coulomb_terms, lennard_jones_terms
+from .forces.lennard_jones import SPRING_UNITS, coulomb_terms, lennard_jones_terms
 from .probe import SOFTEST_GRADIENT, Scene, relaxed_forces, relaxed_forces_product, scene
-from .relaxation import CHUNK, Model, Where, product, relaxed
+from .reference import CHUNK, Model, Where, product, relaxed
+from .tip import TIPS, Grid, Tip, check_scene, force_heights
 
 JUMP = 0.1
 """A probe that moves this far, A, off the mean of the tangents of its path at two heights has jumped between them."""
