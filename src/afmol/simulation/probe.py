@@ -112,7 +112,7 @@ def scene(
     return Scene(*(np.ascontiguousarray(array, dtype) for array in arrays))
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, fastmath=True, error_model="numpy", forceinline=True)
 def force_and_hessian(w, anchor_x, anchor_z, scene):
     """Fill the fields F (eV/A) and H (eV/A^2) of `w` for the probes at its fields U.
 
@@ -176,7 +176,7 @@ def force_and_hessian(w, anchor_x, anchor_z, scene):
             w[HZZ + lane] += hzz - a
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, fastmath=True, error_model="numpy", forceinline=True)
 def _total_hessian(w, lane, springs, one):
     """G and K of a lane: three and six numbers."""
     lateral, radial, length = springs[0], springs[1], springs[2]
@@ -198,7 +198,7 @@ def _total_hessian(w, lane, springs, one):
     )
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, fastmath=True, error_model="numpy", forceinline=True)
 def _solve(gx, gy, gz, hxx, hxy, hxz, hyy, hyz, hzz, softest, one):
     """K^-1 G, where K is lifted to curvatures of at least `softest`; and its smallest lateral curvature."""
     zero = one - one
@@ -218,7 +218,7 @@ def _solve(gx, gy, gz, hxx, hxy, hxz, hyy, hyz, hzz, softest, one):
     return dx, dy, (gz - hxz * dx - hyz * dy) / hzz, curvature
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, fastmath=True, error_model="numpy", forceinline=True)
 def _newton_step(w, springs, limits):
     """Move the probes that are out of balance one step; returns how many there are."""
     tolerance, longest, softest = limits[0], limits[1], limits[2]
@@ -242,7 +242,7 @@ def _newton_step(w, springs, limits):
     return moving
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, fastmath=True, error_model="numpy", forceinline=True)
 def _keep(w, lane, scene, probe):
     """Write the PROBE numbers of a lane to `probe`."""
     one = scene.limits[4] / scene.limits[4]
@@ -252,7 +252,7 @@ def _keep(w, lane, scene, probe):
     probe[3], probe[4], probe[5], probe[6] = _solve(gx, gy, gz, hxx, hxy, hxz, hyy, hyz, hzz, scene.limits[3], one)
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, fastmath=True, error_model="numpy", forceinline=True)
 def _descend(w, i, first, scene, force, probe):
     """Relax the probes of the pixels from `first` on in column i at each height, far to close; returns failures."""
     one = scene.limits[4] / scene.limits[4]
@@ -284,7 +284,7 @@ def _descend(w, i, first, scene, force, probe):
     return failed
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, fastmath=True, error_model="numpy", forceinline=True)
 def _tile(p, scene, force, probe):
     """Tile p of LANES pixels; returns its unconverged points."""
     tiles = (scene.y.size + LANES - 1) // LANES
@@ -307,7 +307,7 @@ def vertical_force(scene, force, probe):
 # The vector-Jacobian product
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, fastmath=True, error_model="numpy", forceinline=True)
 def _product(w, anchor_x, anchor_z, scene, d_atoms, d_tip):
     """Add v . dF/dtheta of the probes in `w`: d_atoms (atoms, 8: position, 12 C12, 6 C6, k q Q), d_tip[3:] (z_t)."""
     x, y, z = scene.positions[0], scene.positions[1], scene.positions[2]
