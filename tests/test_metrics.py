@@ -14,19 +14,15 @@ from hypothesis import strategies as st
 
 from afmol.elements import NUMBERS, bonds_by_distance
 from afmol.errors import MoleculeError
-from afmol.metrics import (
-    NONE,
-    Comparison,
+from afmol.metrics import Comparison, compare, summary, table, total
+from afmol.metrics.comparison import NONE
+from afmol.metrics.confusion import (
     calibration_error,
     calibration_tally,
     class_confusion,
     class_f1,
     class_precision,
     class_recall,
-    compare,
-    summary,
-    table,
-    total,
 )
 from afmol.structures import Molecule
 

@@ -1,0 +1,10 @@
+"""How good a prediction is: atoms, classes, bonds and whole graphs, by our definitions and the original paper's.
+
+`compare` counts one molecule, counts add up (`total`), `summary` divides them, `table` makes text of them.
+"""
+
+from .comparison import Comparison, compare, total
+from .figures import summary, table
+from .steps import Steps, count_steps, step_summary
+
+__all__ = ["Comparison", "Steps", "compare", "count_steps", "step_summary", "summary", "table", "total"]

@@ -1,0 +1,62 @@
+"""What a model of a study can do: whole graphs, single steps, and both after the image was shifted."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..data.molecules import MoleculeSet
+from ..data.samples import DataConfig, collate, make_sample
+from ..elements import BOND_TOLERANCE, table
+from ..metrics import Comparison, Steps, compare, count_steps, step_summary, summary
+from ..model import Asd, ImageModel
+from ..model.asd.asd import COMMONEST
+from ..structures import Sample
+
+BATCH = 16
+"""Samples that a model judges at once."""
+SEED = 2000
+"""Of the test samples: another than those of training and validation."""
+
+
+def judge(
+    model: ImageModel, molecules: MoleculeSet, data: DataConfig, count: int, shift: float
+) -> dict[str, dict[str, Any] | None]:
+    """Figures of a model on `count` samples drawn as its training data from other molecules, the same for all models.
+
+    Returns:
+        "whole": of whole graphs (`metrics.summary`); "shifted": the same of the same scenes with the image moved by
+        `shift` A; "steps": of single steps (`metrics.step_summary`), None where the model knows none.
+    """
+    data = replace(data, seed=SEED, shard_size=BATCH)
+    whole, shifted, steps = Comparison(), Comparison(), Steps()
+    for first in range(0, count, BATCH):
+        places = range(first, min(first + BATCH, count))
+        still, moved = ([make_sample(molecules, data, i, (by, 0.0)) for i in places] for by in (0.0, shift))
+        whole += _compared(model, still)
+        shifted += _compared(model, moved)
+        if isinstance(model, Asd):
+            steps += _single_steps(model, still, first)
+    figures: dict[str, dict[str, Any] | None] = {"whole": summary(whole), "shifted": summary(shifted)}
+    return figures | {"steps": step_summary(steps) if isinstance(model, Asd) else None}
+
+
+def _compared(model: ImageModel, samples: Sequence[Sample]) -> Comparison:
+    found = model.predict(collate(samples).images)
+    pairs = zip(found, samples, strict=True)
+    return sum((compare(m, s.molecule, s.molecule.within(model.config.depth)) for m, s in pairs), Comparison())
+
+
+def _single_steps(model: Asd, samples: Sequence[Sample], seed: int) -> Steps:
+    s = model.single_steps(collate(samples), torch.Generator().manual_seed(seed))
+    radius = table("covalent_radius")[COMMONEST]  # of the element that each class is given
+    new = s.class_logits.argmax(1)[s.graph].numpy(force=True)
+    reach = BOND_TOLERANCE * (radius[new] + radius[s.old_classes.numpy(force=True)])
+    return count_steps(
+        s.classes.numpy(force=True),
+        s.class_logits.numpy(force=True).astype(float),
+        s.bonded.numpy(force=True),
+        s.bonds.numpy(force=True).astype(float),
+        s.lengths.numpy(force=True) < reach,
+    )

@@ -1,0 +1,157 @@
+"""The runs of a study: several configurations, each from several seeds, on the same data and steps.
+
+A task is a function of the study and its place in it, so that it does not matter who does it or how often the work was
+stopped: what is done is kept, a run that was stopped goes on at its checkpoint.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ..checkpoint import load_model
+from ..config import config_from_toml, config_to_dict
+from ..data.molecules import load_molecules
+from ..data.workers import results
+from ..errors import ConfigError
+from ..files import make_folder, write_file
+from ..training import TrainConfig, train
+from .judge import judge
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One configuration of a study."""
+
+    name: str
+    config: str
+    """TOML of a training run, from the study's own folder on; molecules, steps, seed and folder are the study's."""
+    after: str = ""
+    """The variant whose weights, of the same seed, it starts from; empty: it starts as all do."""
+    about: str = ""
+    """What it is about, for the report."""
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What is compared, and on what."""
+
+    molecules: str
+    """Packed set to train on."""
+    validation: str
+    """Packed set for the validation losses."""
+    test: str
+    """Packed set for the figures."""
+    variants: tuple[Variant, ...]
+    title: str = "study"
+    seeds: tuple[int, ...] = (0, 1)
+    """Of the weights to start from and of the samples: the same ones for all variants."""
+    steps: int = 2000
+    start: str = ""
+    """Weights that all variants start from, as far as they fit (`afmol.model`); random ones if empty."""
+    test_samples: int = 300
+    shift: float = 2.0
+    """By how much images are moved for the shift test, A."""
+
+    def __post_init__(self) -> None:
+        names = [v.name for v in self.variants]
+        if not names or len(set(names)) < len(names) or not self.seeds:
+            raise ConfigError("A study needs variants of different names, and seeds.")
+        wrong = [v.name for k, v in enumerate(self.variants) if v.after and v.after not in names[:k]]
+        if wrong:
+            raise ConfigError(f"{wrong[0]} starts from a variant that does not stand before it.")
+        if min(self.steps, self.test_samples) < 1:
+            raise ConfigError("steps and test_samples must be at least 1.")
+
+
+class Task(NamedTuple):
+    """One run: a variant from one seed."""
+
+    name: str
+    seed: int
+    train: TrainConfig
+    test: str
+    test_samples: int
+    shift: float
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.train.out)
+
+
+def study_tasks(study: StudyConfig, folder: str | Path, out: str | Path) -> list[Task]:
+    """The runs of a study, those that others start from first; `folder` is that of the study's own file.
+
+    Raises:
+        ConfigError: a configuration that cannot be read.
+    """
+    tasks = []
+    for variant in study.variants:
+        usual = config_from_toml(TrainConfig, Path(folder) / variant.config)
+        for seed in study.seeds:
+            home = Path(out).resolve() / f"{variant.name}_{seed}"
+            start = f"{home.with_name(f'{variant.after}_{seed}')}/{variant.after}.safetensors" if variant.after else ""
+            config = replace(
+                usual,
+                molecules=study.molecules,
+                validation=study.validation,
+                out=str(home),
+                name=variant.name,
+                steps=study.steps,
+                start=start or study.start,
+                seed=seed,
+                data=replace(usual.data, seed=seed),
+            )
+            tasks.append(Task(variant.name, seed, config, study.test, study.test_samples, study.shift))
+    return tasks
+
+
+def run_study(
+    study: StudyConfig, folder: str | Path, out: str | Path, scheduler: str = "", workers: int | None = 0
+) -> Iterator[tuple[Task, str]]:
+    """Do what is not done yet: each task as it is finished, and what was done ("done", "kept").
+
+    Args:
+        study: what is compared.
+        folder: of the study's file.
+        out: a folder a run.
+        scheduler, workers: as of `workers.results`; the same paths must be there on all machines.
+
+    Raises:
+        ConfigError: a folder that holds another study. What training raises.
+    """
+    make_folder(out)
+    tasks = study_tasks(study, folder, out)
+    first = [t for t, v in zip(tasks, _variant_of(study), strict=True) if not v.after]
+    later = [t for t in tasks if t not in first]
+    for wave in (first, later):
+        yield from results(run_task, wave, scheduler, workers)
+
+
+def _variant_of(study: StudyConfig) -> list[Variant]:
+    return [variant for variant in study.variants for _ in study.seeds]
+
+
+def run_task(task: Task) -> tuple[Task, str]:
+    """Train and judge one run, unless its result is there."""
+    path, key = task.folder / "result.json", _key(task)
+    if path.exists():
+        if json.loads(path.read_text()).get("key") != key:
+            raise ConfigError(f"{path} is the result of another study; choose another folder.")
+        return task, "kept"
+    weights = train(task.train)
+    model, _ = load_model(weights)
+    result = {"key": key, "name": task.name, "seed": task.seed, "config": config_to_dict(task.train)}
+    result |= {"parameters": sum(p.numel() for p in model.parameters())}
+    result |= judge(model, load_molecules(task.test, "test"), task.train.data, task.test_samples, task.shift)
+    write_file(path, f"{json.dumps(result, indent=1)}\n".encode())
+    return task, "done"
+
+
+def _key(task: Task) -> str:
+    """SHA-256 of what a result depends on; where its folder lies does not matter."""
+    config = config_to_dict(task.train) | {"out": "", "start": Path(task.train.start).name}
+    about = [config, Path(task.test).name, task.test_samples, task.shift]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
