@@ -1,5 +1,63 @@
-"""From images to molecules: posnet (maps) -> peaks (candidate atoms) -> gnn (graph), put together in ours."""
+"""From images to molecules: a folder a model, and the one table of them.
 
-from .one_pass.one_pass import OnePass, OnePassConfig
+A model that trains is a `torch.nn.Module` with a frozen `config`, whose field `kind` names it here, and
+`forward(batch, generator) -> losses`. One that reads images has `predict(images, threshold) -> molecules` besides, and
+its configuration says what images it takes. One that can start from the weights of a model of its class with another
+configuration has `take(other)`. A further model is its own file or folder, a line in `MODELS` and a member
+of `ModelConfig`.
+"""
 
-__all__ = ["OnePass", "OnePassConfig"]
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..structures import Molecule
+from .asd import Asd, AsdConfig
+from .one_pass import OnePass, OnePassConfig
+
+__all__ = [
+    "MODELS",
+    "Asd",
+    "AsdConfig",
+    "ImageModel",
+    "Model",
+    "ModelConfig",
+    "OnePass",
+    "OnePassConfig",
+    "build",
+]
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What training needs; always a `torch.nn.Module`."""
+
+    config: Any
+    """A frozen dataclass with the field `kind`, from which the model can be built again."""
+
+    def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of a batch, each a scalar by its name; their sum is minimised."""
+        ...
+
+
+@runtime_checkable
+class ImageModel(Model, Protocol):
+    """What prediction and evaluation need besides: `config` has `slices`, `pixel`, `widest_step` and `depth` (A)."""
+
+    def predict(self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5) -> list[Molecule]:
+        """The molecule in each stack, image frame, A; atoms with less confidence than the threshold are left out."""
+        ...
+
+
+MODELS: dict[str, tuple[type, type[nn.Module]]] = {"one-pass": (OnePassConfig, OnePass), "asd": (AsdConfig, Asd)}
+"""Kind: its configuration and its class."""
+ModelConfig = OnePassConfig | AsdConfig
+"""What a training run may name: the configurations of MODELS (`A | B`)."""
+
+
+def build(config: Any) -> nn.Module:
+    """The model of a configuration, with random weights."""
+    _, model = MODELS[config.kind]
+    return model(config)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..one_pass.peaks import same_image_distance
+from ..neighbours import overshadowed
 from .grid import PEAK, SIGMA, VOXEL_Z, voxel_centres
 from .grouping import rank_within
 
@@ -64,12 +64,12 @@ def find_peaks(
     window = _window(heights, voxels, pixel)
     centre = torch.stack([x[:, x.shape[1] // 2] for x in window.axes], dim=1)
     first = heights[tuple(voxels.unbind(1))]
-    keep = ~_overshadowed(centre, image, first)
+    keep = ~overshadowed(centre, image, first, NEAREST)
     window = _some(window, keep)
     centre, image, first = centre[keep], image[keep], first[keep]
     centre, misfit = _fitted(window, centre, first)
     confidence = (1 - misfit / (2 * MISFIT)).clamp(0, 1)
-    keep = ~_overshadowed(centre, image, confidence) & (confidence > 0)
+    keep = ~overshadowed(centre, image, confidence, NEAREST) & (confidence > 0)
     return centre[keep], image[keep], confidence[keep]
 
 
@@ -169,13 +169,3 @@ def _gauss_newton(
 def _outer(factors: list[Float[Tensor, "n _"]]) -> Float[Tensor, "n wx wy wz"]:
     x, y, z = factors
     return x[:, :, None, None] * (y[:, :, None] * z[:, None])[:, None]
-
-
-def _overshadowed(
-    positions: Float[Tensor, "n 3"], image: Int[Tensor, " n"], score: Float[Tensor, " n"]
-) -> Bool[Tensor, " n"]:
-    """Which peaks have a better one (of equal ones, an earlier one) closer than NEAREST."""
-    close = same_image_distance(positions, image) < NEAREST
-    order = torch.arange(len(score), device=score.device)
-    better = (score[None] > score[:, None]) | ((score[None] == score[:, None]) & (order[None] < order[:, None]))
-    return (close & better).any(1)

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...elements import ELEMENTS
-from .peaks import same_image_distance
+from ..neighbours import same_image_distance
 
 CUTOFF = 3.2
 """Neighbours exchange messages up to this distance in the image plane, A."""

@@ -1,10 +1,11 @@
-"""Our model, one pass: PosNet finds atoms, BondNet judges and connects them.
+"""One pass: PosNet finds atoms, BondNet judges and connects them.
 
 It is trained with true (jittered) positions in half of the samples and with its own peaks in the other half: a graph
 network that has seen only true positions breaks when it is used.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from ...data.samples import Batch
 from ...elements import CATEGORIES, NUMBERS
 from ...structures import Molecule
+from ..neighbours import same_image_distance
 from .graph import BondNet, Graph, bondable, neighbours
-from .peaks import find_peaks, same_image_distance
+from .peaks import find_peaks
 from .posnet import PosNet
 
 
@@ -24,12 +26,13 @@ from .posnet import PosNet
 class OnePassConfig:
     """What a weight file needs to rebuild the model."""
 
+    kind: Literal["one-pass"] = "one-pass"
     slices: int = 10
     """Slices that the network takes."""
     pixel: float = 0.25
     """Pixel size that the network takes, A."""
-    step: tuple[float, float] = (0.06, 0.14)
-    """Slice spacings that it was trained for, A."""
+    widest_step: float = 0.14
+    """Largest slice spacing that it was trained for, A."""
     depth: float = 0.8
     """Atoms are asked for down to this far below the topmost one, A."""
     channels: tuple[int, ...] = (96, 128, 192)
@@ -158,7 +161,7 @@ class OnePass(nn.Module):
         maps = torch.stack([turn_back(m, view) for (_, m), view in zip(views, VIEWS, strict=True)]).mean(0)
         positions, image, _ = find_peaks(maps, self.config.pixel, CANDIDATE)
         pairs = neighbours(positions, image)
-        size = torch.tensor(images.shape[2:]) * self.config.pixel
+        size = torch.tensor(images.shape[2:], device=images.device) * self.config.pixel
         graphs = [
             self.bondnet(features, turn_points(positions, size, view), image, 2 * self.config.pixel, pairs)
             for (features, _), view in zip(views, VIEWS, strict=True)

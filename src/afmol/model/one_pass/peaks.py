@@ -2,8 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from ..neighbours import overshadowed
 
 DENSEST = 9
 """At most one candidate in so many pixels of an image; atoms are 16 pixels apart at the least."""
@@ -25,21 +27,5 @@ def find_peaks(
     offset = maps[image, 1:, ix, iy]
     corner = torch.stack([(ix + 0.5) * pixel, (iy + 0.5) * pixel, torch.zeros_like(score)], dim=1)
     positions = corner + offset
-    keep = ~_overshadowed(positions, image, score)
+    keep = ~overshadowed(positions[:, :2], image, score, NEAREST)
     return positions[keep], image[keep], score[keep]
-
-
-def _overshadowed(
-    positions: Float[Tensor, "n 3"], image: Int[Tensor, " n"], score: Float[Tensor, " n"]
-) -> Bool[Tensor, " n"]:
-    close = same_image_distance(positions[:, :2], image) < NEAREST
-    order = torch.arange(len(score), device=score.device)
-    better = (score[None] > score[:, None]) | ((score[None] == score[:, None]) & (order[None] < order[:, None]))
-    return (close & better).any(1)
-
-
-def same_image_distance(points: Float[Tensor, "n d"], image: Int[Tensor, " n"]) -> Float[Tensor, "n n"]:
-    """Distances between all points, infinite between points of different images."""
-    # exact differences: cdist's matrix-multiply mode loses digits in float32
-    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-    return distance.masked_fill(image[:, None] != image[None], torch.inf)
