@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from afmol.data.molecules import MoleculeSet, load_molecules, pack_molecules
 from afmol.data.samples import DataConfig, make_sample
 from afmol.elements import bonds_by_distance, table
-from afmol.data.molecules import MoleculeSet, load_molecules, pack_molecules
 from afmol.simulation import Grid, Tip, simulate, stacks
 from afmol.structures import Molecule
 

@@ -14,19 +14,10 @@ from scipy.optimize import root
 from afmol.elements import BY_SYMBOL, ELEMENTS, table
 from afmol.errors import ConfigError, MoleculeError, ScanError
 from afmol.simulation import STANDARD_DISTANCE, TIPS, Grid, Tip, grid_around, simulate, snaps, standard_heights
-from afmol.simulation.forces.lennard_jones import coulomb_terms, lennard_jones_terms
-from afmol.simulation.probe import (
-    END,
-    FX,
-    HXX,
-    LANES,
-    PIXEL,
-    UX,
-    UY,
-    UZ,
-    force_and_hessian,
-    scene,
-)
+from afmol.simulation.forces import LENNARD_JONES
+from afmol.simulation.forces.force import END, FX, HXX, LANES, PIXEL, UX, UY, UZ
+from afmol.simulation.forces.lennard_jones import coulomb_terms, force_and_hessian, lennard_jones_terms
+from afmol.simulation.scene import kernel_scene
 from afmol.simulation.tip import frequency_shift_weights, giessibl_weights
 from afmol.structures import Molecule
 
@@ -174,8 +165,9 @@ def test_force_and_hessian_are_derivatives_of_the_energy(name):
         w[start : start + LANES] = values
     radius, depth = np.array([(e.lj_radius, e.lj_depth) for z in what.numbers for e in ELEMENTS if e.number == z]).T
     lj = lennard_jones_terms(radius, depth, tip.probe_radius, tip.probe_depth)
-    q, charge_z = coulomb_terms(charges(what), np.array([tip.charges])), np.array(tip.charge_offsets)
-    here = scene(pixel_y, pixel_y, pixel_y, what.positions, *lj, q, charge_z, np.ones(3), np.float64)
+    terms, charge_z = [*lj, coulomb_terms(charges(what), np.array([tip.charges]))], np.array(tip.charge_offsets)
+    points, terms = [pixel_y] * 3, np.column_stack(terms)
+    here = kernel_scene(LENNARD_JONES, *points, what.positions, terms, charge_z, np.ones(3), np.float64)
     force_and_hessian(w, anchor[0], anchor[2], here)
 
     probes = anchor + u + np.column_stack([0 * pixel_y, pixel_y, 0 * pixel_y])
@@ -188,21 +180,6 @@ def test_force_and_hessian_are_derivatives_of_the_energy(name):
     )
     upper = hessian[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
     np.testing.assert_allclose(w[HXX : HXX + 6 * LANES].reshape(6, LANES).T, upper, atol=1e-7 * np.abs(upper).max())
-
-
-def test_the_force_of_one_pair_is_that_of_the_textbook():
-    """The minimum of Lennard-Jones: no force at R_probe + R_atom, curvature 72 eps / R^2."""
-    tip, carbon = Tip(charges=(), charge_offsets=()), BY_SYMBOL["C"]
-    distance = carbon.lj_radius + tip.probe_radius
-    w = np.zeros(END)
-    w[UZ : UZ + LANES] = distance
-    lj = lennard_jones_terms(np.array([carbon.lj_radius]), np.array([carbon.lj_depth]), 1.6612, 0.009106)
-    no_charges, nothing = np.zeros((1, 0)), np.zeros(1)
-    here = scene(nothing, nothing, nothing, np.zeros((1, 3)), *lj, no_charges, np.zeros(0), np.ones(3), np.float64)
-    force_and_hessian(w, 0.0, 0.0, here)
-    np.testing.assert_allclose(w[FX:HXX], 0, atol=1e-12)
-    curvature = 72 * np.sqrt(carbon.lj_depth * 0.009106) / distance**2
-    np.testing.assert_allclose(w[HXX + 5 * LANES : HXX + 6 * LANES], curvature, rtol=1e-12)
 
 
 # Frequency shift
@@ -348,15 +325,6 @@ def test_a_mirrored_molecule_has_a_mirrored_image(axis):
     image = run(replace(what, positions=what.positions * mirror), grid(what))
     expected = run(what, grid(what))
     close(image, replace(expected, data=np.flip(expected.data, axis)))
-    beside = what.positions + (mirror == -1) * (1 - what.positions.min(0))  # wholly on one side of the mirror
-    doubled = Molecule(
-        np.concatenate([beside, beside * mirror]),
-        np.tile(what.numbers, 2),
-        NO_BONDS,
-        np.tile(charges(what), 2),
-    )
-    image = run(doubled, grid(what, distance=4.0))
-    close(image, replace(image, data=np.flip(image.data, axis)))
 
 
 def test_a_quarter_turn_turns_the_image():
@@ -374,13 +342,6 @@ def test_a_shift_by_whole_pixels_shifts_the_image_exactly(dtype):
     there = replace(where, origin=(where.origin[0] + 3 * 0.25, where.origin[1] - 5 * 0.25))
     image, expected = run(what, there, dtype=dtype).data[:-3, 5:], run(what, where, dtype=dtype).data[3:, :-5]
     np.testing.assert_allclose(image, expected, rtol=0, atol=rounding(expected))
-
-
-def test_an_offset_of_the_tip_is_a_shift_of_the_image():
-    what = molecule()
-    where = grid(what, (12, 12))
-    image, expected = run(what, where, Tip(offset=(1.0, -0.5))), run(what, where)
-    np.testing.assert_allclose(image.data[:-2, 1:], expected.data[2:, :-1], atol=1e-6 * np.ptp(expected.data))
 
 
 def test_every_pixel_stands_alone():
@@ -425,13 +386,6 @@ def test_no_charges_are_zero_charges():
     assert not np.allclose(run(none, grid(what)).data, run(what, grid(what)).data)
 
 
-def test_atoms_have_no_order():
-    what = molecule()
-    order = np.random.default_rng(5).permutation(len(what))
-    mixed = Molecule(what.positions[order], what.numbers[order], NO_BONDS, charges(what)[order])
-    close(run(mixed, grid(what)), run(what, grid(what)))
-
-
 def test_lennard_jones_parameters_stand_in_for_the_elements():
     what = molecule()
     nitrogen = BY_SYMBOL["N"]
@@ -459,14 +413,8 @@ def test_the_arguments_are_left_as_they_are():
 # Grids and errors
 
 
-def test_the_standard_heights_end_297_above_a_topmost_carbon():
-    benzene = Molecule(np.array([[0.0, 0, 1.5], [1.4, 0, 1.5], [0, 1.4, 0.2]]), np.array([6, 6, 35]), NO_BONDS)
-    heights = standard_heights(benzene, Tip(), STANDARD_DISTANCE)
-    assert STANDARD_DISTANCE == 2.97
-    assert heights.shape == (10,)
-    assert heights[-1] - Tip().bond_length == pytest.approx(1.5 + 2.97)
-    np.testing.assert_allclose(np.diff(heights), -0.1)
-    # of the original data set: tip's end 8 A, topmost z + Lennard-Jones radius at 8 - 5.3 - R_O, last height 6.1 A
+def test_the_standard_distance_is_that_of_the_original_data_set():
+    """Tip's end 8 A, topmost z + Lennard-Jones radius at 8 - 5.3 - R_O, last height 6.1 A."""
     original = 6.1 - 4 - (8 - 5.3 - 1.6612 - 1.908)
     assert original == pytest.approx(STANDARD_DISTANCE, abs=1e-3)
 

@@ -110,19 +110,6 @@ def wider_oscillation(stack: Stack, slices: int) -> Stack:
     return out
 
 
-def with_neighbour(stack: Stack, neighbour: Stack, rim: int, rng: np.random.Generator) -> Stack:
-    """Another molecule's stack of the same shape, of which a strip of `rim` pixels reaches in at one of the four sides.
-
-    Forces of molecules that do not touch add up, and so do frequency shifts.
-    """
-    out = stack.copy()
-    axis, low = rng.integers(2), bool(rng.integers(2))
-    here, there = (slice(0, rim), slice(-rim, None)) if low else (slice(-rim, None), slice(0, rim))
-    if rim:
-        out.swapaxes(0, axis)[here] += neighbour.swapaxes(0, axis)[there]
-    return out
-
-
 def cut_outs(stack: Stack, most: int, rng: np.random.Generator) -> Stack:
     """Up to `most` rectangles (at most a quarter of the width) set to their slice's mean, as where a scan failed."""
     out = stack.copy()

@@ -1,7 +1,7 @@
 """The relaxed probe in plain torch: the reference, on any device, differentiable.
 
     equation                                                      variable                  shape
-    r_ic: from atom i to the probe (c = 0) or the tip's charge c  r                         point atom c 3
+    r_ic: from atom i to the probe or to charge c of the tip      r                         point atom c 3
     F = sum_ic a_ic r_ic                                          a                         point atom c
     H = -dF/dp = sum_ic b_ic r_ic r_ic^T - a_ic 1                 b                         point atom c
     u: the probe relative to the tip's end                        u                         point 3
@@ -15,134 +15,98 @@ the implicit function theorem: G(u, theta) = 0 gives du/dtheta = K^-1 dG/dtheta,
 dF_z/dtheta = dF_z/dtheta|u - lambda . dG/dtheta|u. One evaluation of the force gives all of it; nothing is unrolled.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .forces import ForceModel
 from .probe import LONGEST_STEP, MAX_STEPS, PROBE, SOFT_STEP, SOFTEST, SOFTEST_GRADIENT, tolerance
+from .scene import Interaction, Scenes
 
 CHUNK = 2**23
 """Numbers that the intermediate results of one evaluation of the force may hold, about."""
 
 
-class Model(NamedTuple):
-    """What the force depends on and is differentiated by: atoms, packed or as (molecule, slot), and the tip."""
-
-    positions: Float[Tensor, "*atoms 3"]
-    """A."""
-    repulsion: Float[Tensor, "*atoms"]
-    """12 C12, eV A^12."""
-    attraction: Float[Tensor, "*atoms"]
-    """6 C6, eV A^6."""
-    charge: Float[Tensor, "*atoms t"]
-    """k q_i Q_t, eV A."""
-    charge_z: Float[Tensor, "molecule t"]
-    """Heights of the tip's charges above the probe, A."""
-    springs: Float[Tensor, "molecule 3"]
-    """k_lateral, k_radial (eV/A^2), L (A)."""
-
-
-class Where(NamedTuple):
-    """The points at which the probe is relaxed; the lateral ones are those of its unloaded position."""
-
-    x: Float[Tensor, "molecule nx"]
-    y: Float[Tensor, "molecule ny"]
-    heights: Float[Tensor, "molecule height"]
-    """Of the tip's end, descending, A."""
-
-
 @torch.no_grad()
 def relaxed(
-    model: Model,
-    first: Int[np.ndarray, " molecule"],
-    count: Int[np.ndarray, " molecule"],
-    where: Where,
-    chunk: int = CHUNK,
+    scenes: Scenes, chunk: int = CHUNK
 ) -> tuple[Float[Tensor, "molecule nx ny height"], Float[Tensor, "molecule nx ny height 7"]]:
     """Vertical force (eV/A) on the relaxed probe at each pixel and height, and the probe (see `probe.PROBE`).
 
-    Molecule k owns the `count[k]` atoms from `first[k]` on. Chunks of points bound the memory.
+    Chunks of points bound the memory.
     """
-    padded = _padded(model, first, count)
-    shape = (len(where.x), where.x.shape[1], where.y.shape[1], where.heights.shape[1])
-    force, probe = where.x.new_empty(shape), where.x.new_empty((*shape, PROBE))
+    padded, (x, y, heights) = _padded(scenes), scenes.points
+    shape = (len(x), x.shape[1], y.shape[1], heights.shape[1])
+    force, probe = x.new_empty(shape), x.new_empty((*shape, PROBE))
     flat_force, flat_probe = force.flatten(0, 2), probe.flatten(0, 2)  # filled in place: nothing small is kept
-    for point in torch.arange(len(flat_force), device=force.device).split(_points(padded, chunk)):
+    for point in torch.arange(len(flat_force), device=force.device).split(_points_at_once(padded, chunk)):
         molecule, i, j = torch.unravel_index(point, shape[:3])
-        lateral, heights = torch.stack([where.x[molecule, i], where.y[molecule, j]], 1), where.heights[molecule]
-        u = above = pad(torch.zeros_like(lateral), (0, 1)) - pad(model.springs[molecule, 2:], (2, 0))
+        lateral, end = torch.stack([x[molecule, i], y[molecule, j]], 1), heights[molecule]
+        u = above = pad(torch.zeros_like(lateral), (0, 1)) - pad(padded.springs[molecule, 2:], (2, 0))
         for k in range(shape[3]):
             start = 2 * u - above if k > 1 else u  # where the two heights above point to
-            tip = torch.cat([lateral, heights[:, k : k + 1]], 1)
-            now = _relax(padded, molecule, tip, start)
+            tip = torch.cat([lateral, end[:, k : k + 1]], 1)
+            now = _relax(scenes.force, padded, molecule, tip, start)
             above, u = u, now[:, :3]
             flat_probe[point, k] = now
-            flat_force[point, k] = force_on(padded, molecule, tip + u)[:, 2]
+            flat_force[point, k] = force_on(scenes.force, padded, molecule, tip + u)[:, 2]
     return force, probe
 
 
-def product(
-    model: Model,
-    first: Int[np.ndarray, " molecule"],
-    count: Int[np.ndarray, " molecule"],
-    where: Where,
+def relaxed_vjp(
+    scenes: Scenes,
     probe: Float[Tensor, "molecule nx ny height 7"],
     d_force: Float[Tensor, "molecule nx ny height"],
     chunk: int = CHUNK,
 ) -> tuple[Tensor, ...]:
-    """Derivatives of sum d_force * force by the fields of `model`; `probe` is what `relaxed` found."""
+    """Derivatives of sum d_force * force by the fields of the interaction; `probe` is what `relaxed` found."""
     with torch.enable_grad():
-        leaves = Model(*(t.detach().requires_grad_() for t in model))
-        padded = _padded(leaves, first, count)
-    inputs = Model(*(t.detach().requires_grad_() for t in padded))
+        leaves = Interaction(*(t.detach().requires_grad_() for t in scenes.interaction))
+        padded = _padded(scenes._replace(interaction=leaves))
+    inputs = Interaction(*(t.detach().requires_grad_() for t in padded))
     sums = [torch.zeros_like(t) for t in inputs]
-    probes, weights = probe.flatten(0, 3), d_force.flatten()
-    for point in torch.arange(len(probes), device=probe.device).split(_points(padded, chunk)):
+    probes, weights, (x, y, heights) = probe.flatten(0, 3), d_force.flatten(), scenes.points
+    for point in torch.arange(len(probes), device=probe.device).split(_points_at_once(padded, chunk)):
         molecule, i, j, k = torch.unravel_index(point, d_force.shape)
-        tip = torch.stack([where.x[molecule, i], where.y[molecule, j], where.heights[molecule, k]], 1)
+        tip = torch.stack([x[molecule, i], y[molecule, j], heights[molecule, k]], 1)
         with torch.enable_grad():
-            force = _balanced(inputs, molecule, tip, probes[point])
-        for total, part in zip(
-            sums, torch.autograd.grad(force, inputs, weights[point], materialize_grads=True), strict=True
-        ):
+            force = _balanced(scenes.force, inputs, molecule, tip, probes[point])
+        parts = torch.autograd.grad(force, inputs, weights[point], materialize_grads=True)
+        for total, part in zip(sums, parts, strict=True):
             total += part
     return torch.autograd.grad(tuple(padded), tuple(leaves), sums, materialize_grads=True)
 
 
-def _padded(model: Model, first: Int[np.ndarray, " molecule"], count: Int[np.ndarray, " molecule"]) -> Model:
+def _padded(scenes: Scenes) -> Interaction:
     """As many atoms for each molecule: its last one again, without a force."""
-    slots, like = np.arange(count.max()), model.positions
-    atoms = torch.from_numpy(first[:, None] + np.minimum(slots, count[:, None] - 1)).to(like.device)
-    present = torch.from_numpy(slots < count[:, None]).to(like)
-    return Model(
-        model.positions[atoms],
-        model.repulsion[atoms] * present,
-        model.attraction[atoms] * present,
-        model.charge[atoms] * present[..., None],
-        model.charge_z * 1,
-        model.springs * 1,
-    )
+    positions, atoms, tip, springs = scenes.interaction
+    slots, count = np.arange(scenes.count.max()), scenes.count[:, None]
+    which = torch.from_numpy(scenes.first[:, None] + np.minimum(slots, count - 1)).to(positions.device)
+    present = torch.from_numpy(slots < count).to(positions)
+    return Interaction(positions[which], atoms[which] * present[..., None], tip * 1, springs * 1)
 
 
-def _points(padded: Model, chunk: int) -> int:
+def _points_at_once(padded: Interaction, chunk: int) -> int:
     """Points for which one evaluation of the force holds `chunk` numbers."""
-    return max(1, chunk // (18 * padded.positions.shape[1] * (1 + padded.charge_z.shape[1])))
+    return max(1, chunk // (18 * padded.positions.shape[1] * (1 + padded.tip.shape[1])))
 
 
 def _relax(
-    model: Model, molecule: Int[Tensor, " point"], tip: Float[Tensor, "point 3"], start: Float[Tensor, "point 3"]
+    model: ForceModel,
+    padded: Interaction,
+    molecule: Int[Tensor, " point"],
+    tip: Float[Tensor, "point 3"],
+    start: Float[Tensor, "point 3"],
 ) -> Float[Tensor, "point 7"]:
     """Relaxed probes, the numbers of `probe.PROBE`."""
     balanced = tolerance(start.dtype == torch.float32)
     probe, moving = pad(start, (0, PROBE - 3)), torch.arange(len(start), device=start.device)
     for _ in range(MAX_STEPS):
         u = probe[moving, :3]
-        force, hessian = force_and_hessian(model, molecule[moving], tip[moving] + u)
-        spring, spring_hessian = spring_force(model.springs[molecule[moving]], u)
+        force, hessian = force_and_hessian(model, padded, molecule[moving], tip[moving] + u)
+        spring, spring_hessian = spring_force(padded.springs[molecule[moving]], u)
         total = hessian + spring_hessian
         response, curvature = solve(total, hessian[:, :, 2], u.new_tensor([SOFTEST_GRADIENT]))
         probe[moving, 3:] = torch.cat([response, curvature[:, None]], 1)
@@ -160,43 +124,41 @@ def _relax(
 
 
 def _balanced(
-    model: Model, molecule: Int[Tensor, " point"], tip: Float[Tensor, "point 3"], probe: Float[Tensor, "point 7"]
+    model: ForceModel,
+    padded: Interaction,
+    molecule: Int[Tensor, " point"],
+    tip: Float[Tensor, "point 3"],
+    probe: Float[Tensor, "point 7"],
 ) -> Float[Tensor, " point"]:
     """Vertical force on relaxed probes, with the first derivatives that the implicit function theorem gives."""
     u, response = probe[:, :3], probe[:, 3:6]
-    force = force_on(model, molecule, tip + u)
-    pull = force - spring_force(model.springs[molecule], u)[0]
+    force = force_on(model, padded, molecule, tip + u)
+    pull = force - spring_force(padded.springs[molecule], u)[0]
     return force[:, 2] - (response * (pull - pull.detach())).sum(1)
 
 
-def force_on(model: Model, molecule: Int[Tensor, " point"], p: Float[Tensor, "point 3"]) -> Float[Tensor, "point 3"]:
-    """F: force of the surface on probes at p, eV/A."""
-    r, a, _ = _terms(model, molecule, p)
+def force_on(
+    model: ForceModel, padded: Interaction, molecule: Int[Tensor, " point"], p: Float[Tensor, "point 3"]
+) -> Float[Tensor, "point 3"]:
+    """F: force of the surface on probes at p, eV/A; the interaction's atoms as (molecule, slot)."""
+    r, a, _ = _pairs(model, padded, molecule, p)
     return torch.einsum("pnc,pncx->px", a, r)
 
 
 def force_and_hessian(
-    model: Model, molecule: Int[Tensor, " point"], p: Float[Tensor, "point 3"]
+    model: ForceModel, padded: Interaction, molecule: Int[Tensor, " point"], p: Float[Tensor, "point 3"]
 ) -> tuple[Float[Tensor, "point 3"], Float[Tensor, "point 3 3"]]:
     """F and H, eV/A^2."""
-    r, a, b = _terms(model, molecule, p)
+    r, a, b = _pairs(model, padded, molecule, p)
     outer = torch.einsum("pncx,pncy->pxy", b[..., None] * r, r)
     return torch.einsum("pnc,pncx->px", a, r), outer - a.sum((1, 2))[:, None, None] * torch.eye(3).to(a)
 
 
-def _terms(
-    model: Model, molecule: Int[Tensor, " point"], p: Float[Tensor, "point 3"]
+def _pairs(
+    model: ForceModel, padded: Interaction, molecule: Int[Tensor, " point"], p: Float[Tensor, "point 3"]
 ) -> tuple[Float[Tensor, "point atom c 3"], Float[Tensor, "point atom c"], Float[Tensor, "point atom c"]]:
     """r, a and b."""
-    r = p[:, None] - model.positions[molecule]
-    r = r[:, :, None] + pad(pad(model.charge_z, (1, 0))[..., None], (2, 0))[molecule][:, None]
-    inverse2 = 1 / r.square().sum(-1)
-    near, far = inverse2[..., 0], inverse2[..., 1:]
-    near6, repulsion, attraction = near**3, model.repulsion[molecule], model.attraction[molecule]
-    coulomb = model.charge[molecule] * far * far.sqrt()
-    a = ((repulsion * near6 - attraction) * near6 * near)[..., None]
-    b = ((14 * repulsion * near6 - 8 * attraction) * near6 * near**2)[..., None]
-    return r, torch.cat([a, coulomb], -1), torch.cat([b, 3 * coulomb * far], -1)
+    return model.pairs(p[:, None] - padded.positions[molecule], padded.atoms[molecule], padded.tip[molecule])
 
 
 def spring_force(

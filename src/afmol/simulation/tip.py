@@ -1,24 +1,30 @@
-"""From a molecule to a stack: the tip, the scanned grid, and the frequency shift from the forces."""
+"""What the microscope is: the tip, the scanned grid, and the frequency shift from the forces."""
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from ..elements import BY_SYMBOL, table
-from ..errors import ConfigError, MoleculeError, ScanError
-from ..structures import OVERLAP, Molecule, Scan, closest_atoms
-from .forces.lennard_jones import EV_PER_SQUARE_ANGSTROM, SPRING_UNITS, TIP_CHARGES, coulomb_terms, lennard_jones_terms
-from .probe import relaxed_forces, scene
+from ..errors import ConfigError
+from ..structures import Molecule
+from .forces import LENNARD_JONES, ForceModel
+from .forces.coulomb import TIP_CHARGES
 
 STANDARD_DISTANCE = 2.97
 """Closest approach of the unrelaxed probe above a topmost carbon, A (distAbove 5.3 A of the original data set)."""
-CLOSEST = 1.0
-"""The unrelaxed probe stays this far above the topmost nucleus, A; below, the model means nothing."""
-CARBON_RADIUS = BY_SYMBOL["C"].lj_radius
+CARBON = np.array([6])
+EV_PER_SQUARE_ANGSTROM = 16.0217662
+"""1 eV/A^2 in N/m."""
+SPRING_UNITS = (EV_PER_SQUARE_ANGSTROM, EV_PER_SQUARE_ANGSTROM, 1.0)
+"""What a tip's stiffness, radial stiffness (N/m) and bond length (A) are divided by to give springs."""
+
+
+def alike(values: Any, like: Any) -> Any:
+    """Numbers as an array of the kind, numpy's or torch's, the precision and the device of another."""
+    return np.asarray(values, like.dtype) if isinstance(like, np.ndarray) else like.new_tensor(values)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,56 @@ Ag(111) measured with a Xe tip (figure 3: +0.3 e, 0.20 N/m). Both Lennard-Jones:
 (generate_data.py) gives Xe a quadrupole instead: 30, -60, 30 e at 0.1, 0, -0.1 A."""
 
 
+class TipParameters(NamedTuple):
+    """The parameters of tips that stacks can be differentiated by; units and meaning as in `Tip`.
+
+    One tip for all molecules, or, each field alone, one a molecule.
+    """
+
+    probe_radius: Float[Any, "*molecule"]
+    probe_depth: Float[Any, "*molecule"]
+    charges: Float[Any, "*molecule t"]
+    charge_offsets: Float[Any, "*molecule t"]
+    stiffness: Float[Any, "*molecule"]
+    radial_stiffness: Float[Any, "*molecule"]
+    bond_length: Float[Any, "*molecule"]
+    offset: Float[Any, "*molecule 2"]
+
+    @classmethod
+    def of(cls, tip: Tip | Sequence[Tip], like: Any = None) -> "TipParameters":
+        """Those of one tip or of several, arrays of the kind, precision and device of `like`; None: torch, float32."""
+        if like is None:
+            import torch
+
+            like = torch.zeros(0)
+        if isinstance(tip, Tip):
+            values = [getattr(tip, name) for name in cls._fields]
+        else:  # tips with fewer charges than others get charges of 0
+            most = max((len(t.charges) for t in tip), default=0)
+            rows = [[getattr(t, name) for t in tip] for name in cls._fields]
+            values = [
+                [(*row, *[0.0] * (most - len(row))) for row in column]
+                if name in ("charges", "charge_offsets")
+                else column
+                for name, column in zip(cls._fields, rows, strict=True)
+            ]
+        return cls(*(alike(value, like) for value in values))
+
+    def of_each(self, molecules: int) -> "TipParameters":
+        """One tip a molecule.
+
+        Raises:
+            ConfigError: fields that are neither of one tip nor of as many as there are molecules.
+        """
+        found = []
+        for name, field in zip(self._fields, self, strict=True):
+            width = field.ndim - (name in ("charges", "charge_offsets", "offset"))
+            if width == 1 and len(field) != molecules:
+                raise ConfigError(f"{molecules} molecules need as many tips, not {len(field)} ({name}).")
+            found.append(field if width == 1 else field.expand(molecules, *field.shape))
+        return TipParameters(*found)
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Where the tip is scanned, in the molecule's frame."""
@@ -101,14 +157,20 @@ class Grid:
         return x, y
 
 
-def standard_heights(molecule: Molecule, tip: Tip, distance: float, slices: int = 10, step: float = 0.1) -> np.ndarray:
-    """Heights (slices,) that end with the probe `distance` A above the molecule, counted as above a topmost carbon.
+def standard_heights(
+    molecule: Molecule,
+    tip: Tip,
+    distance: float,
+    slices: int = 10,
+    step: float = 0.1,
+    force: ForceModel = LENNARD_JONES,
+) -> Float[np.ndarray, " slices"]:
+    """Heights, A, that end with the probe `distance` A above the molecule, counted as above a topmost carbon.
 
-    The atom that reaches highest by z + Lennard-Jones radius sets the zero, as in the original data set, so that a
-    topmost hydrogen or bromine is approached to the same repulsion.
+    The atom that reaches highest, as the force model has it, sets the zero: Lennard-Jones by z + radius.
     """
-    reach = (molecule.positions[:, 2] + table("lj_radius")[molecule.numbers]).max() - CARBON_RADIUS
-    return reach + distance + tip.bond_length + step * np.arange(slices - 1, -1, -1)
+    top = (molecule.positions[:, 2] + force.reach(molecule.numbers)).max() - force.reach(CARBON)[0]
+    return top + distance + tip.bond_length + step * np.arange(slices - 1, -1, -1)
 
 
 def grid_around(
@@ -120,6 +182,7 @@ def grid_around(
     distance: float = STANDARD_DISTANCE,
     slices: int = 10,
     step: float = 0.1,
+    force: ForceModel = LENNARD_JONES,
 ) -> Grid:
     """The grid that covers a molecule with a margin (A) at a pixel size (A)."""
     low, high = molecule.positions[:, :2].min(0) - margin, molecule.positions[:, :2].max(0) + margin
@@ -130,10 +193,11 @@ def grid_around(
         (float(origin[0]), float(origin[1])),
         (float(size[0]), float(size[1])),
         (int(shape[0]), int(shape[1])),
-        standard_heights(molecule, tip, distance, slices, step),
+        standard_heights(molecule, tip, distance, slices, step, force),
     )
 
 
+@lru_cache(maxsize=16)
 def frequency_shift_weights(steps: int, step: float) -> Float[np.ndarray, " steps"]:
     """Weights w (1/A) with df = (f0 / k) sum_j w_j F(z_j), z_j = `steps` heights, far to close, `step` apart.
 
@@ -178,83 +242,3 @@ def force_heights(grid: Grid, tip: Tip) -> tuple[Float[np.ndarray, " m"], Float[
     w = w * EV_PER_SQUARE_ANGSTROM * tip.frequency / tip.cantilever_stiffness
     np.add.at(weights, (place.reshape(wanted.shape), np.arange(len(grid.heights))[:, None]), w[None])
     return -keys * 1e-6, weights
-
-
-def check_scene(
-    positions: Float[np.ndarray, "n 3"], parameters: Float[np.ndarray, "n 3"], grid: Grid, bond_length: float
-) -> None:
-    """Refuse atoms, their charges, radii and depths, or a grid that cannot be simulated.
-
-    Raises:
-        MoleculeError: atoms on top of each other, numbers that are not finite, radii or depths below 0.
-        ScanError: the tip would go into the molecule.
-    """
-    if not np.isfinite(positions).all() or not np.isfinite(parameters).all():
-        raise MoleculeError("Positions, charges, radii and depths of atoms must be finite numbers.")
-    if (parameters[:, 1:] < 0).any():
-        raise MoleculeError("Lennard-Jones radii and depths must not be negative.")
-    distance, i, j = closest_atoms(positions)
-    if distance < OVERLAP:
-        raise MoleculeError(
-            f"Atoms {i} and {j} (from 0) are {distance:.2g} A apart; remove one, or give positions in A."
-        )
-    if grid.heights[-1] - bond_length < positions[:, 2].max() + CLOSEST:
-        least = bond_length + CLOSEST
-        raise ScanError(f"The tip would go into the molecule; its end must stay {least:g} A above the topmost atom.")
-
-
-def simulate(
-    molecule: Molecule,
-    tip: Tip = TIPS["co"],
-    grid: Grid | None = None,
-    *,
-    lj_radius: Float[np.ndarray, " n"] | None = None,
-    lj_depth: Float[np.ndarray, " n"] | None = None,
-    dtype: type = np.float32,
-    parallel: bool = True,
-    progress: bool = False,
-) -> Scan:
-    """Frequency-shift stack (Hz) of a molecule, probe-particle model with Lennard-Jones and point charges.
-
-    Args:
-        molecule: atoms in A; missing charges count as zero.
-        grid: where to scan; `grid_around(molecule, tip)` if None.
-        lj_radius, lj_depth: Lennard-Jones parameters of each atom (A, eV) in place of the elements' own.
-        dtype: np.float32 or np.float64.
-        parallel: use all cores; False where several threads or processes call `simulate`.
-        progress: show a bar once it has taken a second.
-
-    Raises:
-        MoleculeError: no atoms, atoms on top of each other, numbers that are not finite or not one an atom.
-        ScanError: the tip would go into the molecule.
-    """
-    n = len(molecule)
-    if n == 0:
-        raise MoleculeError("A molecule without atoms cannot be simulated.")
-    grid = grid or grid_around(molecule, tip)
-    charges = np.zeros(n) if molecule.charges is None else molecule.charges
-    radius = table("lj_radius")[molecule.numbers] if lj_radius is None else lj_radius
-    depth = table("lj_depth")[molecule.numbers] if lj_depth is None else lj_depth
-    if len(radius) != n or len(depth) != n:
-        raise MoleculeError(f"{n} atoms need {n} Lennard-Jones radii and depths, not {len(radius)} and {len(depth)}.")
-    check_scene(molecule.positions, np.stack([charges, radius, depth], 1), grid, tip.bond_length)
-
-    heights, weights = force_heights(grid, tip)
-    # Coordinates relative to the molecule keep float32 accurate wherever the user's origin is.
-    centre = molecule.positions.mean(0)
-    x, y = grid.centres
-    here = scene(
-        x + tip.offset[0] - centre[0],
-        y + tip.offset[1] - centre[1],
-        heights - centre[2],
-        molecule.positions - centre,
-        *lennard_jones_terms(radius, depth, tip.probe_radius, tip.probe_depth),
-        coulomb_terms(charges, np.array([tip.charges])),
-        np.array(tip.charge_offsets),
-        np.array([tip.stiffness, tip.radial_stiffness, tip.bond_length]) / SPRING_UNITS,
-        dtype,
-    )
-    (force,), _ = relaxed_forces([here], (os.cpu_count() or 1) if parallel else 1, progress=progress)
-    # einsum, not @: the threads of a BLAS would go on spinning on the cores that the next image needs
-    df = np.einsum("xyk,kz->xyz", force, weights.astype(dtype))
-    return Scan(df, grid.size, grid.heights, molecule.name or "simulated")
