@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
 
 from afmol.checkpoint import (
     FORMAT,
+    TRAINING,
     VERSION,
-    config_from_dict,
-    config_from_toml,
     load_model,
     load_training,
     read_tensors,
@@ -24,25 +24,36 @@ from afmol.checkpoint import (
     shipped_models,
     write_tensors,
 )
-from afmol.data.samples import DataConfig
-from afmol.data.shards import SetConfig
+from afmol.config import config_to_dict
 from afmol.errors import ConfigError, WeightsError
 from afmol.model import OnePass, OnePassConfig
-from afmol.training import TrainConfig
+from strategies import one_sentence
 
 TINY = OnePassConfig(
-    slices=6, pixel=0.2, step=(0.05, 0.15), depth=0.7, channels=(8, 12, 16), blocks=1, width=8, rounds=2
+    slices=6, pixel=0.2, widest_step=0.15, depth=0.7, channels=(8, 12, 16), blocks=1, width=8, rounds=2
 )
 WEIGHTS = Path(__file__).parents[1] / "src" / "afmol" / "weights"
-OLD = Path(__file__).parent / "fixtures" / "weights_v1.safetensors"
+FIXTURES = Path(__file__).parent / "fixtures"
 
-MEANS = [-3.08355, -0.05438, -0.1016, 0.05905]
-DEVIATIONS = [0.84818, 0.56569, 0.68511, 0.22554]
-AT_5_7 = [-2.70446, 0.83686, 0.59768, -0.05073]
-EXISTS = [-2.00683, -1.51804, -3.37985]
-ELEMENTS = [-0.70295, -0.46857, -0.35115]
-BONDS = [0.99582, 0.87233, -0.21782]
-"""What the file of format 1 gave for `pattern()`, and for three atoms on it, when it was written."""
+OUTPUTS: dict[int, dict[str, list[float]]] = {
+    1: {
+        "maps": [-3.08355, -0.05438, -0.1016, 0.05905],
+        "at 5, 7": [-2.70446, 0.83686, 0.59768, -0.05073],
+        "exists": [-2.00683, -1.51804, -3.37985],
+        "elements": [-0.70295, -0.46857, -0.35115],
+        "bonds": [0.99582, 0.87233, -0.21782],
+        "z": [0.0, -0.1, -0.3],  # format 1 did not correct depths
+    },
+    2: {
+        "maps": [-2.52903, -0.152, 0.02318, 0.20956],
+        "at 5, 7": [-4.11459, 0.77594, -0.00312, -0.01398],
+        "exists": [2.47518, 2.95138, 0.04618],
+        "elements": [-0.10717, -0.61961, 0.9462],
+        "bonds": [2.21325, 0.70927, 1.87335],
+        "z": [-0.78834, -3.43599, 0.90656],
+    },
+}
+"""What the file of each old format gave for `pattern()`, and for three atoms on it, when it was written."""
 
 
 def model(seed: int = 0) -> Any:
@@ -70,17 +81,6 @@ def pattern() -> torch.Tensor:
 @torch.no_grad()
 def maps(made: OnePass) -> torch.Tensor:
     return made.posnet(pattern())[1]
-
-
-def one_sentence(error, path: Path | str) -> None:
-    """The message names the file and is one sentence."""
-    text = str(error.value)
-    assert str(path) in text
-    assert text.endswith(".")
-    assert not text.endswith("..")
-    assert ". " not in text.replace(str(path), "")
-    assert "\n" not in text
-    assert len(text.replace(str(path), "")) < 300
 
 
 # --- round trips
@@ -130,24 +130,23 @@ def test_a_weight_file_under_another_suffix_loads(tmp_path):
     assert load_model(tmp_path / "some.bin")[1] == "some"
 
 
-def test_weights_of_format_1_load_for_ever():
-    """tests/fixtures/weights_v1.safetensors was written by save_model(model(seed=1), ..., "tiny") at format 1; it is
-    never written again: it stands for the files that users have."""
-    made, name = load_model(OLD)
-    assert OLD.stat().st_size < 200_000
+@pytest.mark.parametrize("version", OUTPUTS)
+def test_old_weights_load_for_ever(version):
+    """tests/fixtures/weights_vN.safetensors were written by the save_model of format N and are never written again:
+    they stand for the files that users have."""
+    path = FIXTURES / f"weights_v{version}.safetensors"
+    made, name = load_model(path)
+    assert read_tensors(path)[1]["version"] == str(version)
     assert name == "tiny"
     assert made.config == TINY
-    got = maps(made).double()
-    np.testing.assert_allclose(got.mean((0, 2, 3)), MEANS, atol=1e-4)
-    np.testing.assert_allclose(got.std((0, 2, 3)), DEVIATIONS, atol=1e-4)
-    np.testing.assert_allclose(got[0, :, 5, 7], AT_5_7, atol=1e-3)
     atoms = torch.tensor([[2.0, 2.0, 0.0], [3.0, 2.5, -0.1], [3.9, 1.9, -0.3]])
     with torch.no_grad():
-        graph = made.bondnet(made.posnet(pattern())[0], atoms, torch.zeros(3, dtype=torch.long), 0.5)
-    np.testing.assert_allclose(graph.exists, EXISTS, atol=1e-3)
-    np.testing.assert_allclose(graph.elements.mean(1), ELEMENTS, atol=1e-3)
-    np.testing.assert_allclose(graph.bonds, BONDS, atol=1e-3)
-    assert torch.equal(graph.z, atoms[:, 2])  # format 1 did not correct depths
+        features, images = made.posnet(pattern())
+        graph = made.bondnet(features, atoms, torch.zeros(3, dtype=torch.long), 0.5)
+    got = {"maps": images.double().mean((0, 2, 3)), "at 5, 7": images[0, :, 5, 7], "exists": graph.exists}
+    got |= {"elements": graph.elements.mean(1), "bonds": graph.bonds, "z": graph.z}
+    for what, values in OUTPUTS[version].items():
+        np.testing.assert_allclose(got[what], values, atol=1e-3, err_msg=what)
 
 
 # --- what is wrong with a weight file
@@ -155,7 +154,7 @@ def test_weights_of_format_1_load_for_ever():
 
 def good() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     metadata = {"format": FORMAT, "version": str(VERSION), "name": "some"}
-    return model().state_dict(), metadata | {"config": json.dumps(dataclasses.asdict(TINY))}
+    return model().state_dict(), metadata | {"config": json.dumps(config_to_dict(TINY))}
 
 
 def broken(path: Path, kind: str) -> None:
@@ -190,6 +189,7 @@ def broken(path: Path, kind: str) -> None:
             "config of another type": {"config": json.dumps(config | {"width": "wide"})},
             "config without channels": {"config": json.dumps(config | {"channels": []})},
             "config of another size": {"config": json.dumps(config | {"width": 24})},
+            "another kind": {"config": json.dumps(config | {"kind": "oracle"})},
         }[kind]
     save_file(tensors, path, metadata)
 
@@ -212,6 +212,7 @@ DAMAGED = {
     "config of another type": "damaged",
     "config without channels": "damaged",
     "config of another size": "damaged",
+    "another kind": "does not know",
 }
 
 
@@ -260,6 +261,12 @@ def test_missing_files_and_unknown_names(tmp_path):
     one_sentence(error, tmp_path)
 
 
+def test_a_folder_of_the_name_of_a_shipped_model_is_in_nobodys_way(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_model("base")[1] == "base"
+
+
 # --- training checkpoints
 
 
@@ -272,12 +279,14 @@ def trained(seed: int) -> tuple[OnePass, torch.optim.Optimizer]:
     return made, optimizer
 
 
-def test_a_training_checkpoint_brings_back_weights_optimizer_and_step(tmp_path):
-    before, optimizer = trained(1)
-    save_training(tmp_path / "c.safetensors", before, optimizer, 42, {"steps": 100})
-    after, fresh = trained(2)
-    assert load_training(tmp_path / "c.safetensors", after, fresh, {}) == 42
-    assert all(torch.equal(v, after.state_dict()[k]) for k, v in before.state_dict().items())
+def test_a_training_checkpoint_brings_back_weights_optimizer_average_and_step(tmp_path):
+    (before, optimizer), (after, fresh) = trained(1), trained(2)
+    averages = AveragedModel(before), AveragedModel(after)
+    averages[0].update_parameters(model(3))
+    save_training(tmp_path / "c.safetensors", before, optimizer, averages[0], 42, {"batch_size": 4})
+    assert load_training(tmp_path / "c.safetensors", after, fresh, averages[1], {"batch_size": 4}) == 42
+    for a, b in ((before, after), averages):
+        assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
     old, new = optimizer.state_dict()["state"], fresh.state_dict()["state"]
     assert old.keys() == new.keys()
     assert all(torch.equal(v, new[i][k]) and v.dtype == new[i][k].dtype for i in old for k, v in old[i].items())
@@ -285,19 +294,26 @@ def test_a_training_checkpoint_brings_back_weights_optimizer_and_step(tmp_path):
 
 def test_checkpoints_that_do_not_fit(tmp_path):
     path = tmp_path / "c.safetensors"
+
+    def refused(error_type, words, other=None, average=None, origin=None):
+        made, optimizer = trained(0) if other is None else (other, torch.optim.AdamW(other.parameters()))
+        with pytest.raises(error_type, match=words) as error:
+            load_training(path, made, optimizer, average, origin or {})
+        one_sentence(error, path)
+
     save_model(model(), path, "some")
-    with pytest.raises(WeightsError, match="not a training checkpoint") as error:
-        load_training(path, *trained(0), {})
-    one_sentence(error, path)
-    save_training(path, *trained(0), 1, {})
-    other = OnePass(dataclasses.replace(TINY, channels=(8, 12, 20)))
-    with pytest.raises(WeightsError, match="another model") as error:
-        load_training(path, other, torch.optim.AdamW(other.parameters()), {})
-    one_sentence(error, path)
+    refused(WeightsError, "not a training checkpoint")
+    save_training(path, *trained(0), None, 1, {"seed": 1, "data": {"noise": 1}})
+    refused(ConfigError, "another data", origin={"seed": 1, "data": {"noise": 2}})
+    refused(ConfigError, "seed 1", origin={"seed": 2, "data": {"noise": 1}})
+    save_training(path, *trained(0), None, 1, {})
+    refused(ConfigError, "without an average", average=AveragedModel(model()))
+    refused(WeightsError, "another model", other=OnePass(dataclasses.replace(TINY, channels=(8, 12, 20))))
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(WeightsError) as error:
-        load_training(path, *trained(0), {})
-    one_sentence(error, path)
+    refused(WeightsError, "not a weight file")
+    tensors, metadata = good()
+    save_file(tensors, path, metadata | {"format": TRAINING})
+    refused(WeightsError, "before format 3")
 
 
 def test_tensors_and_metadata_survive(tmp_path):
@@ -308,105 +324,6 @@ def test_tensors_and_metadata_survive(tmp_path):
     assert metadata == {"what": "é"}
     assert got.keys() == tensors.keys()
     assert all(torch.equal(got[k], tensors[k]) and got[k].dtype == tensors[k].dtype for k in tensors)
-
-
-# --- configurations
-
-
-def toml(folder: Path, text: str) -> Path:
-    path = folder / "some.toml"
-    path.write_text(text)
-    return path
-
-
-def test_nested_tables(tmp_path):
-    text = """
-        molecules = "m.npz"
-        steps = 7
-        learning_rate = 1
-        [data]
-        windows = [[32, 32], [32, 48]]
-        noise = 0.5
-        [model]
-        channels = [8, 16]
-        step = [0.1, 0.2]
-    """
-    assert config_from_toml(TrainConfig, toml(tmp_path, text)) == TrainConfig(
-        molecules="m.npz",
-        steps=7,
-        learning_rate=1,
-        data=DataConfig(windows=((32, 32), (32, 48)), noise=0.5),
-        model=OnePassConfig(channels=(8, 16), step=(0.1, 0.2)),
-    )
-
-
-def test_a_configuration_survives_json():
-    config = TrainConfig("m.npz", data=DataConfig(windows=((32, 48),)), model=TINY)
-    assert config_from_dict(TrainConfig, json.loads(json.dumps(dataclasses.asdict(config)))) == config
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        ("stepz = 3", "no field 'stepz'; its fields are molecules, "),
-        ("[model]\nwidht = 3", r"some.toml.model has no field 'widht'; its fields are slices, "),
-        ("steps = 'many'", "some.toml.steps must be of type int, not 'many'"),
-        ("steps = 2.5", "steps must be of type int, not 2.5"),
-        ("steps = true", "steps must be of type int, not True"),
-        ("steps = [1]", "steps must be of type int"),
-        ("learning_rate = '1e-3'", "learning_rate must be of type float"),
-        ("out = 3", "out must be of type str, not 3"),
-        ("[steps]\nfirst = 3", "steps is one value, not a table"),
-        ("model = 3", "model is a table"),
-        ("[model]\nchannels = 3", r"model.channels must be of type tuple\[int, ...\], not 3"),
-        ("[model]\nchannels = [8, 'x']", r"model.channels must be of type tuple\[int, ...\]"),
-        ("[model]\nstep = [0.1]", r"model.step must be of type tuple\[float, float\]"),
-        ("[data]\nwindows = [64, 64]", r"windows must be of type tuple\[tuple\[int, int\], ...\]"),
-        ("[data]\nwindows = [[64, 64, 64]]", r"windows must be of type"),
-        ("steps = ", "cannot be read as a TOML"),
-        ("steps = 3\nsteps = 4", "cannot be read as a TOML"),
-    ],
-)
-def test_what_is_wrong_with_a_configuration(tmp_path, text, match):
-    given = text if "=" in text and "cannot" in match else f"molecules = 'm.npz'\n{text}"
-    with pytest.raises(ConfigError, match=match) as error:
-        config_from_toml(TrainConfig, toml(tmp_path, given))
-    one_sentence(error, "some.toml")
-
-
-def test_a_field_that_must_be_given(tmp_path):
-    with pytest.raises(ConfigError, match="must give the field 'molecules'") as error:
-        config_from_toml(SetConfig, toml(tmp_path, "samples = 3"))
-    one_sentence(error, "some.toml")
-
-
-def test_a_field_that_is_one_of_several_words(tmp_path):
-    config = config_from_toml(SetConfig, toml(tmp_path, 'molecules = "m.npz"\npart = "test"'))
-    assert config.part == "test"
-    with pytest.raises(ConfigError, match="part must be of type") as error:
-        config_from_toml(SetConfig, toml(tmp_path, 'molecules = "m.npz"\npart = "all"'))
-    one_sentence(error, "some.toml")
-
-
-def test_configurations_that_cannot_be_read(tmp_path):
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "nowhere.toml", tmp_path, tmp_path / "binary.toml"):
-        with pytest.raises(ConfigError, match="cannot be read as a TOML") as error:
-            config_from_toml(TrainConfig, path)
-        one_sentence(error, path)
-
-
-@pytest.mark.parametrize("path", sorted((WEIGHTS.parents[2] / "configs").glob("*.toml")), ids=lambda p: p.name)
-def test_configurations_of_published_runs(path):
-    model = OnePassConfig()
-    if path.name == "dataset.toml":  # stored samples, for any run of the usual model
-        config = config_from_toml(SetConfig, path)
-    else:
-        config = config_from_toml(TrainConfig, path)
-        model = config.model
-        assert config.data.together % config.batch_size == 0
-    assert config.data.slices == model.slices
-    assert config.data.pixel == model.pixel
 
 
 # --- what is shipped
@@ -427,9 +344,3 @@ def test_shipped_weights(name):
 @pytest.mark.parametrize("name", shipped_models() if WEIGHTS.is_dir() else [])
 def test_shipped_weights_have_a_model_card(name):
     assert len((WEIGHTS / f"{name}.md").read_text()) > 200
-
-
-def test_there_is_a_model_to_begin_with():
-    if not WEIGHTS.is_dir() or not shipped_models():
-        pytest.skip("no weights are shipped yet")
-    assert "base" in shipped_models()

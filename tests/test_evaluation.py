@@ -7,7 +7,7 @@ import pytest
 
 from afmol.data.molecules import load_molecules, pack_molecules
 from afmol.errors import ConfigError, MoleculeError
-from afmol.evaluation import EvaluationConfig, evaluate, simulated_sample
+from afmol.evaluation import EvaluationConfig, evaluate, simulated_sample, write_evaluation
 from afmol.structures import Molecule
 
 
@@ -61,19 +61,25 @@ def test_the_truth_lies_where_the_image_shows_it(data):
 
 def test_evaluation_writes_figures_tables_and_pictures(data, weights, tmp_path):
     config = EvaluationConfig(molecules=4, conditions=("nominal",))
-    text = evaluate(data, tmp_path / "out", str(weights), config)
+    evaluation = evaluate(data, str(weights), config)
+    write_evaluation(evaluation, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     flat = record["flat molecules, nominal force parameters"]
     everything = record["all molecules, nominal force parameters"]
     assert sum(flat["class_count"]) == 9, "the tall molecule is not flat"
     assert sum(everything["class_count"]) > 9
     assert flat["recall"] == 0, "this network has learned nothing"
-    assert text.strip() == (tmp_path / "out" / "evaluation.txt").read_text().strip()
+    assert str(evaluation).strip() == (tmp_path / "out" / "evaluation.txt").read_text().strip()
     assert (tmp_path / "out" / "classes_flat_nominal.png").stat().st_size > 0
 
 
 def test_input_that_cannot_be_evaluated(data, weights, tmp_path):
     with pytest.raises(ConfigError, match="at least one molecule"):
-        evaluate(data, tmp_path, str(weights), EvaluationConfig(molecules=0))
+        EvaluationConfig(molecules=0)
     with pytest.raises(MoleculeError, match=r"none\.npz"):
-        evaluate(tmp_path / "none.npz", tmp_path, str(weights))
+        evaluate(tmp_path / "none.npz", str(weights))
+    with pytest.raises(ConfigError, match="quantum"):
+        evaluate(data, str(weights), EvaluationConfig(molecules=1, device="quantum"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file"):
+        write_evaluation(evaluate(data, str(weights), EvaluationConfig(1, ("flat",), ("nominal",))), tmp_path / "file")

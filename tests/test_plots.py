@@ -186,11 +186,20 @@ def test_odd_stacks_and_empty_predictions_are_drawn(tmp_path, size):
 
 
 def test_training_curves_and_confusions_are_written(tmp_path):
-    rows = [{"step": 50, "heat": 1.0, "z": 0.0}, {"step": 100, "heat": math.nan, "validation_xy_error": 0.1}]
-    for k in (1, 2):
-        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:k]))
+    rows = [
+        {"step": 50, "loss": 1.5, "loss_heat": 1.0, "loss_z": 0.0},
+        {"step": 100, "loss_heat": math.nan, "validation_xy_error": 0.1, "validation_loss_heat": 0.5},
+    ]
+
+    def picture(rows):
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         plots.loss_plot(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
-        pixels(tmp_path / "loss.png")
+        return pixels(tmp_path / "loss.png")
+
+    first, both = picture(rows[:1]), picture(rows)
+    assert first.shape != both.shape or (first != both).any()
+    beside = {"waiting": 0.3, "samples_per_second": 50.0, "learning_rate": 1e-3}
+    assert (picture([row | beside for row in rows]) == both).all(), "these are no losses"
     for k, counts in enumerate((np.arange(36).reshape(6, 6), np.zeros((6, 6), int))):
         plots.confusion_picture(counts, tmp_path / f"{k}.png")
     assert (pixels(tmp_path / "0.png") != pixels(tmp_path / "1.png")).any()

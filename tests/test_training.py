@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,12 +17,12 @@ from afmol.data.samples import DataConfig, collate, make_sample
 from afmol.data.shards import SetConfig, make
 from afmol.elements import bonds_by_distance
 from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
-from afmol.model import OnePass, OnePassConfig
+from afmol.model import MODELS, OnePass, OnePassConfig
 from afmol.structures import Molecule
-from afmol.training import TrainConfig, learning_rate, train, validate, visible
+from afmol.training import FitConfig, TrainConfig, fit, learning_rate, train, validation
 
 TINY = OnePassConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)
-DATA = DataConfig(together=4, windows=((32, 32),))
+DATA = DataConfig(shard_size=4, windows=((32, 32),))
 
 
 @pytest.fixture(autouse=True)
@@ -90,10 +90,15 @@ class StoppedError(Exception):
     """Somebody pulled the plug."""
 
 
-@pytest.mark.parametrize(("workers", "stored"), [(0, False), (2, False), (0, True), (2, True)])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, molecules, tmp_path, monkeypatch, workers, stored):
-    """In the middle of an epoch, and whether the samples are stored or made meanwhile."""
-    config = tiny(molecules, tmp_path, validation=molecules, validation_samples=8, workers=workers)
+@pytest.mark.parametrize(("workers", "stored", "average"), [(0, False, 0.9), (2, False, 0), (0, True, 0), (2, True, 0)])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+    whole_run, molecules, tmp_path, monkeypatch, workers, stored, average
+):
+    """In the middle of an epoch, whether samples are stored or made meanwhile, and whether weights are averaged."""
+    config = tiny(molecules, tmp_path, validation=molecules, validation_samples=8, workers=workers, average=average)
+    if average:
+        whole_run = tmp_path / "whole"
+        train(dataclasses.replace(config, out=str(whole_run)))
     if stored:
         list(make(SetConfig(molecules, 24, data=DATA), tmp_path / "set", workers=0))
         config = dataclasses.replace(config, molecules="", stored=str(tmp_path / "set"))
@@ -124,14 +129,30 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole_run, molecules, tmp_p
     assert last == again
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [({"batch_size": 2}, "batch_size 4, not 2"), ({"data": dataclasses.replace(DATA, seed=3)}, r"another \[data\]")],
-)
-def test_a_run_does_not_go_on_with_other_samples(whole_run, molecules, tmp_path, change, words):
+def test_a_run_does_not_go_on_with_other_samples(whole_run, molecules, tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes((whole_run / "checkpoint.safetensors").read_bytes())
-    with pytest.raises(ConfigError, match=words):
-        train(dataclasses.replace(tiny(molecules, tmp_path, steps=9), **change))
+    other = str(tmp_path / "other.npz")
+    pack_molecules([ring(6, 6, 1.39, (1, 1.08)), ring(6, 5, 1.4, (9, 1.35))], other)
+    changes = {"batch_size 4": {"batch_size": 2}, "another data": {"data": dataclasses.replace(DATA, seed=3)}}
+    changes |= {"molecules": {"molecules": other}, "without an average": {"average": 0.9}}
+    for words, change in changes.items():
+        with pytest.raises(ConfigError, match=words):
+            train(dataclasses.replace(tiny(molecules, tmp_path, steps=9), **change))
+
+
+def test_an_average_of_the_weights_is_what_is_written(molecules, whole_run, tmp_path):
+    """By hand: mean <- decay mean + (1 - decay) weights, from the weights of the first step on."""
+    mean = None
+    for steps in range(1, 4):
+        train(tiny(molecules, tmp_path / "a", steps=steps, warm_up=0, learning_rate=1e-2, average=0.75))
+        now = read_tensors(tmp_path / "a" / "checkpoint.safetensors")[0]
+        weights = {k[6:]: v for k, v in now.items() if k.startswith("model.") and v.is_floating_point()}
+        mean = weights if mean is None else {k: 0.75 * mean[k] + 0.25 * v for k, v in weights.items()}
+    written = load_model(tmp_path / "a" / "tiny.safetensors")[0].state_dict()
+    for name, value in mean.items():
+        torch.testing.assert_close(now[f"average.module.{name}"], value, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(written[name], value, rtol=2**-10, atol=1e-6)
+    assert not torch.allclose(mean["posnet.head.bias"], weights["posnet.head.bias"], atol=1e-4)
 
 
 def test_what_a_run_leaves(whole_run):
@@ -141,14 +162,12 @@ def test_what_a_run_leaves(whole_run):
     assert model.config == TINY
     (row,) = rows(whole_run)
     assert row["step"] == 6
-    losses = {"heat", "offset", "z", "exists", "elements", "depth", "bonds"}
-    assert losses | {"samples_per_second", "learning_rate"} <= row.keys()
-    assert all(np.isfinite(row[key]) for key in losses)
-    assert row["heat"] > 0
+    losses = {f"loss_{part}" for part in ("heat", "offset", "z", "exists", "elements", "depth", "bonds")}
+    assert losses | {"loss", "samples_per_second", "waiting", "learning_rate"} <= row.keys()
+    for prefix in ("", "validation_"):
+        assert row[f"{prefix}loss"] == pytest.approx(sum(row[prefix + name] for name in losses), abs=1e-4)
+        assert row[f"{prefix}loss_heat"] > 0
     assert {"validation_precision", "validation_recall", "validation_bond_f1"} <= row.keys()
-    about = json.loads(read_tensors(whole_run / "checkpoint.safetensors")[1]["config"])
-    assert about["steps"] == 6
-    assert about["model"]["width"] == 8
 
 
 def test_a_finished_run_stays_as_it_is(molecules, whole_run, tmp_path):
@@ -177,7 +196,8 @@ def test_each_step_trains_with_its_own_seed(molecules, tmp_path, monkeypatch):
 
     monkeypatch.setattr(OnePass, "forward", spy)
     train(tiny(molecules, tmp_path, steps=4, validation=molecules, validation_samples=4, validate_every=2))
-    assert seen == [(True, 0), (True, 1), (True, 2), (True, 3)]
+    assert [seed for training, seed in seen if training] == [0, 1, 2, 3]
+    assert [training for training, _ in seen] == [True, True, False, True, True, False]
     assert [row["step"] for row in rows(tmp_path)] == [2, 4]
 
 
@@ -231,7 +251,7 @@ def test_the_loss_falls(molecules):
 
 
 def test_learning_rate():
-    config = TrainConfig("m.npz", steps=1100, warm_up=100, learning_rate=0.01)
+    config = TrainConfig(steps=1100, warm_up=100, learning_rate=0.01)
     assert learning_rate(0, config) == pytest.approx(0.0001)
     assert learning_rate(49, config) == pytest.approx(0.005)
     assert learning_rate(99, config) == learning_rate(100, config) == pytest.approx(0.01)
@@ -239,7 +259,7 @@ def test_learning_rate():
     assert learning_rate(600, config) == pytest.approx(0.005)
     assert 0 < learning_rate(1099, config) < 1e-5 * 0.01 * 10
     assert all(learning_rate(s, config) > learning_rate(s + 1, config) for s in range(100, 1099))
-    assert learning_rate(0, TrainConfig("m.npz", warm_up=0)) == TrainConfig("m.npz").learning_rate
+    assert learning_rate(0, TrainConfig(warm_up=0)) == TrainConfig().learning_rate
 
 
 def test_biases_and_norms_do_not_decay():
@@ -257,17 +277,63 @@ def test_validation_is_the_same_each_time_and_leaves_the_weights_alone(molecules
     model: Any = OnePass(TINY)
     model.posnet.head.bias.data[:4] = -1.5
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    config = tiny(molecules, tmp_path, validation_samples=8)
-    first, second = (validate(model, packed, config) for _ in range(2))
+    validate = validation(packed, tiny(molecules, tmp_path, validation_samples=8))
+    first, second = validate(model), validate(model)
     assert first == second
     assert first["recall"] is not None
+    assert first["loss"] == pytest.approx(sum(v for k, v in first.items() if k.startswith("loss_")), abs=1e-4)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_visible_atoms():
-    positions = np.array([[0, 0, 0.0], [0, 0, -0.8], [0, 0, -0.81]])
-    molecule = Molecule(positions, np.array([1, 1, 1]), np.zeros((0, 2), int))
-    assert visible(molecule, 0.8).tolist() == [True, True, False]
+# --- another model
+
+
+@dataclasses.dataclass(frozen=True)
+class LineConfig:
+    kind: Literal["line"] = "line"
+    slope: float = 0.0
+
+
+class Points(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Line(torch.nn.Module):
+    """y = slope x, learned from points: a model that reads no images."""
+
+    def __init__(self, config: LineConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.slope = torch.nn.Parameter(torch.tensor([[config.slope]]))
+
+    def forward(self, batch: Points, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"square": (self.slope * batch.x - batch.y).square().mean()}
+
+
+class Threes:
+    size, origin = 8, {"slope": 3}
+
+    def batch(self, q: int) -> Points:
+        x = torch.randn(8, 1, generator=torch.Generator().manual_seed(q))
+        return Points(x, 3 * x)
+
+
+def test_a_second_model_needs_its_file_and_two_lines(tmp_path, monkeypatch):
+    """Its line in MODELS, and its configuration beside the others in ModelConfig for those who train it by TOML: loop,
+    resume, logs and weight files are there."""
+    monkeypatch.setitem(MODELS, "line", (LineConfig, Line))
+    config = FitConfig(
+        out=str(tmp_path), name="line", steps=60, warm_up=0, learning_rate=0.3, weight_decay=0.0, clip=10.0,
+        checkpoint_every=20, validate_every=30, accelerator="cpu", precision="32-true", workers=0,
+    )  # fmt: skip
+    weights = fit(Line(LineConfig()), Threes(), config, lambda model: {"slope": model.slope.item()})
+    assert [row["step"] for row in rows(tmp_path)] == [30, 50, 60]
+    assert rows(tmp_path)[-1]["validation_slope"] == pytest.approx(3, abs=0.05)
+    line, name = load_model(weights)
+    assert name == "line"
+    assert line.config == LineConfig()
+    assert line.slope.item() == pytest.approx(3, abs=0.05)
 
 
 # --- mistakes

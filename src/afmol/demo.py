@@ -8,7 +8,7 @@ import numpy as np
 from .checkpoint import DEFAULT_MODEL, load_model
 from .data.chemistry import molecule_from_smiles
 from .data.samples import lay_down
-from .evaluation import MARGIN, PIXEL, STANDARD_NOISE
+from .evaluation import YARDSTICK
 from .files import make_folder, write_molecule, write_scan
 from .metrics import compare, summary, table, total
 from .plots import stack_strip
@@ -32,9 +32,9 @@ def demo(out: str | Path) -> str:
     network, model = load_model(DEFAULT_MODEL)
     rng = np.random.default_rng(SEED)
     molecule = replace(lay_down(molecule_from_smiles(SMILES, seed=SEED), rng, tilt=2.0), name=NAME)
-    grid = grid_around(molecule, TIPS["co"], margin=MARGIN, pixel=PIXEL)
+    grid = grid_around(molecule, TIPS["co"], margin=YARDSTICK.margin, pixel=YARDSTICK.pixel)
     scan = simulate(molecule, TIPS["co"], grid)
-    scan = replace(scan, data=white_noise(scan.data, STANDARD_NOISE, rng), source=NAME)
+    scan = replace(scan, data=white_noise(scan.data, YARDSTICK.noise, rng), source=NAME)
     truth = replace(molecule, positions=molecule.positions - [*grid.origin, 0.0])
     write_scan(scan, out / f"{NAME}.npz")
     write_molecule(truth, out / f"{NAME}_truth.xyz")
@@ -42,7 +42,7 @@ def demo(out: str | Path) -> str:
 
     found = predict(scan, network)
     paths = write_prediction(scan, found, out, NAME, model, network.config.depth, reference=truth)
-    seen = truth.positions[:, 2] >= -network.config.depth
+    seen = truth.within(network.config.depth)
     figures = summary(total([compare(found, truth, seen)]))
     return (
         f"Simulated {NAME} ({SMILES}), which the network has never seen: {len(truth)} atoms, "

@@ -1,36 +1,57 @@
-"""Evaluation on molecules that the network has never seen, simulated in a stated way. CONVENTIONS.md, "Standard noise".
+"""Evaluation on molecules that the network has never seen, simulated as the yardstick says (CONVENTIONS.md).
 
 Sample i is a function of (seed, i): molecule, orientation, height, force parameters and noise.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_model
-from .data.molecules import MoleculeSet, load_molecules
-from .data.samples import DataConfig, image, lay_down, nominal_conditions, random_conditions
+from .data.molecules import FLAT, MoleculeSet, load_molecules
+from .data.samples import lay_down, nominal_conditions, random_conditions, simulate_sample
 from .errors import ConfigError
-from .files import make_folder
-from .metrics import Comparison, compare, summary, table, total
-from .model import OnePass
+from .files import make_folder, write_file
+from .metrics import Comparison, compare, summary, table
 from .plots import confusion_picture
-from .prediction import predict
+from .prediction import predict_many
 from .simulation.artefacts import white_noise
-from .structures import Molecule, Scan
-
-STANDARD_NOISE = 0.05
-"""Standard deviation of the white noise in each pixel of 0.125 A, as a share of the slice's range."""
-PIXEL = 0.125
-MARGIN = 3.0
-"""A around the molecule."""
+from .structures import Sample
 
 Shapes = Literal["flat", "all"]
-Conditions = Literal["nominal", "random"]
+ForceParameters = Literal["nominal", "random"]
+AT_ONCE = 64
+"""Samples that are simulated before the network reads them."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What figures are measured on, whatever a model was trained with: CONVENTIONS.md, "Standard noise"."""
+
+    pixel: float = 0.125
+    """A."""
+    margin: float = 3.0
+    """Around the molecule, A."""
+    noise: float = 0.05
+    """Standard deviation of the white noise in each pixel, as a share of the slice's range."""
+    tilt: float = 5.0
+    """Standard deviation, degrees."""
+    bend: float = 0.3
+    """Largest standard deviation of the bending at 6 A from the centre, A (random force parameters only)."""
+    distance: tuple[float, float] = (2.75, 3.6)
+    """Closest approach above a topmost carbon, A (random force parameters only)."""
+    radius_error: float = 0.08
+    """Largest relative error of a Lennard-Jones radius (random force parameters only)."""
+
+
+YARDSTICK = Yardstick()
 
 
 @dataclass(frozen=True)
@@ -41,68 +62,105 @@ class EvaluationConfig:
     """Molecules of each kind."""
     shapes: tuple[Shapes, ...] = ("flat", "all")
     """flat: thinner than 1.6 A."""
-    conditions: tuple[Conditions, ...] = ("nominal", "random")
-    """Force parameters and tip: the simulator's own, or drawn at random as in training."""
-    noise: float = STANDARD_NOISE
-    tolerance: float = 0.5
-    """A: how close a predicted atom must be."""
+    conditions: tuple[ForceParameters, ...] = ("nominal", "random")
+    """Force parameters and tip: the simulator's own, or drawn at random."""
+    noise: float = YARDSTICK.noise
     seed: int = 0
+    device: str = "cpu"
+    """For the network, such as cuda; simulated is on the CPU."""
+
+    def __post_init__(self) -> None:
+        if self.molecules < 1:
+            raise ConfigError("Evaluate at least one molecule.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model did: counts of each kind of sample, from which `summary` makes figures."""
+
+    model: str
+    data: str
+    config: EvaluationConfig
+    counts: dict[str, Comparison]
+    """By kind, such as "flat molecules, nominal force parameters"."""
+
+    def record(self) -> dict[str, Any]:
+        """Figures as plain values, for JSON."""
+        about = {"model": self.model, "data": self.data, "noise": self.config.noise, "seed": self.config.seed}
+        return about | {kind: summary(counts) for kind, counts in self.counts.items()}
+
+    def __str__(self) -> str:
+        """Tables for a terminal."""
+        return "\n\n".join(
+            f"{kind} ({c.molecules} molecules)\n\n{table(summary(c))}" for kind, c in self.counts.items()
+        )
 
 
 def simulated_sample(
-    molecules: MoleculeSet, i: int, conditions: Conditions, noise: float, rng: np.random.Generator
-) -> tuple[Scan, Molecule]:
-    """Molecule i laid down, simulated at 0.125 A a pixel with 3 A around it, with noise; the truth in its frame."""
-    config = DataConfig()
-    nominal = conditions == "nominal"
-    molecule = lay_down(molecules[i], rng, config.tilt, 0.0 if nominal else config.bend * rng.random())
-    how = nominal_conditions(rng) if nominal else random_conditions(rng, config.distance)
-    low = molecule.positions[:, :2].min(0) - MARGIN
-    shape = np.ceil((np.ptp(molecule.positions[:, :2], axis=0) + 2 * MARGIN) / PIXEL).astype(int)
-    scan = image(molecule, how, (low[0], low[1]), (int(shape[0]), int(shape[1])), PIXEL)
+    molecules: MoleculeSet, i: int, conditions: ForceParameters, noise: float, rng: np.random.Generator
+) -> Sample:
+    """Molecule i laid down and simulated with noise by the yardstick; the truth in the image's frame."""
+    y, nominal = YARDSTICK, conditions == "nominal"
+    molecule = lay_down(molecules[i], rng, y.tilt, 0.0 if nominal else y.bend * rng.random())
+    how = nominal_conditions(rng) if nominal else random_conditions(rng, y.distance, y.radius_error)
+    low = molecule.positions[:, :2].min(0) - y.margin
+    shape = np.ceil((np.ptp(molecule.positions[:, :2], axis=0) + 2 * y.margin) / y.pixel).astype(int)
+    scan = simulate_sample(molecule, how, (low[0], low[1]), (int(shape[0]), int(shape[1])), y.pixel)
     truth = replace(molecule, positions=molecule.positions - [*low, 0.0])
-    return replace(scan, data=white_noise(scan.data, noise, rng)), truth
+    return Sample(replace(scan, data=white_noise(scan.data, noise, rng)), truth)
 
 
-def evaluate_set(
-    model: OnePass, molecules: MoleculeSet, shapes: Shapes, conditions: Conditions, config: EvaluationConfig
-) -> Comparison:
-    """Counts over the chosen molecules of a set."""
-    fits = molecules.flatness < DataConfig().flat_limit if shapes == "flat" else np.ones(len(molecules), bool)
+def evaluation_samples(
+    molecules: MoleculeSet, shapes: Shapes, conditions: ForceParameters, config: EvaluationConfig
+) -> Iterator[Sample]:
+    """The samples of one kind, one after another."""
+    fits = molecules.flatness < FLAT if shapes == "flat" else np.ones(len(molecules), bool)
     chosen = np.random.default_rng((config.seed, 0)).permutation(np.flatnonzero(fits))[: config.molecules]
-    counted = []
-    for i in tqdm(chosen, desc=f"{shapes} molecules, {conditions} force parameters", mininterval=1):
-        rng = np.random.default_rng((config.seed, 1, int(i)))
-        scan, truth = simulated_sample(molecules, int(i), conditions, config.noise, rng)
-        seen = truth.positions[:, 2] >= -model.config.depth
-        counted.append(compare(predict(scan, model), truth, seen, config.tolerance))
-    return total(counted)
+    for i in tqdm(chosen.tolist(), desc=f"{shapes} molecules, {conditions} force parameters", mininterval=1):
+        rng = np.random.default_rng((config.seed, 1, i))
+        yield simulated_sample(molecules, i, conditions, config.noise, rng)
 
 
-def evaluate(
-    data: str | Path, out: str | Path, model: str = DEFAULT_MODEL, config: EvaluationConfig | None = None
-) -> str:
-    """Evaluate a model on a packed molecule set; writes evaluation.json, evaluation.txt and confusion pictures.
+def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationConfig | None = None) -> Evaluation:
+    """Evaluate a model on the test part of a packed molecule set.
 
-    Returns the tables as text. Raises MoleculeError, WeightsError or ConfigError for input that cannot be used.
+    Raises:
+        MoleculeError, WeightsError, ConfigError: input that cannot be used.
     """
     config = config or EvaluationConfig()
-    if config.molecules < 1:
-        raise ConfigError("Evaluate at least one molecule.")
     network, name = load_model(model)
+    try:
+        network.to(torch.device(config.device))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"The device {config.device!r} cannot be used; choose cpu or cuda.") from error
     molecules = load_molecules(data, "test")
-    out = Path(out)
-    make_folder(out)
-    record: dict[str, object] = {"model": name, "data": Path(data).name, "noise": config.noise, "seed": config.seed}
-    texts = []
+    counts = {}
     for shapes in config.shapes:
         for conditions in config.conditions:
-            counts = evaluate_set(network, molecules, shapes, conditions, config)
-            figures = summary(counts)
-            key = f"{shapes} molecules, {conditions} force parameters"
-            record[key] = figures
-            texts.append(f"{key} ({counts.molecules} molecules)\n\n{table(figures)}")
-            confusion_picture(counts.classes, out / f"classes_{shapes}_{conditions}.png")
-            (out / "evaluation.json").write_text(json.dumps(record, indent=1) + "\n")
-            (out / "evaluation.txt").write_text("\n\n".join(texts) + "\n")
-    return "\n\n".join(texts)
+            samples = evaluation_samples(molecules, shapes, conditions, config)
+            counts[f"{shapes} molecules, {conditions} force parameters"] = compared(network, samples)
+    return Evaluation(name, Path(data).name, config, counts)
+
+
+def compared(network: Any, samples: Iterator[Sample]) -> Comparison:
+    """Counts over samples, read in batches."""
+    counts = Comparison()
+    while chunk := list(islice(samples, AT_ONCE)):
+        found = predict_many([scan for scan, _ in chunk], network)
+        for molecule, (_, truth) in zip(found, chunk, strict=True):
+            counts += compare(molecule, truth, truth.within(network.config.depth))
+    return counts
+
+
+def write_evaluation(evaluation: Evaluation, out: str | Path) -> None:
+    """evaluation.json, evaluation.txt and a confusion picture of each kind, each whole or not at all.
+
+    Raises:
+        ConfigError: a folder or file that cannot be written.
+    """
+    out = make_folder(out)
+    write_file(out / "evaluation.json", f"{json.dumps(evaluation.record(), indent=1)}\n".encode())
+    write_file(out / "evaluation.txt", f"{evaluation}\n".encode())
+    for kind, counts in evaluation.counts.items():
+        shapes, _, conditions, *_ = kind.replace(",", "").split()
+        confusion_picture(counts.classes, out / f"classes_{shapes}_{conditions}.png")

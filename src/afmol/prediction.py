@@ -1,21 +1,29 @@
 """From a scan to a molecule, and to the files that a person takes home."""
 
 import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from .checkpoint import DEFAULT_MODEL, load_model
-from .files import make_folder, write_file, write_molecule
-from .model import OnePass
+from .errors import AfmolError, ConfigError
+from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
+from .model import ImageModel
 from .plots import prediction_picture
 from .resampling import resampled
 from .structures import Molecule, Scan
 
+TOGETHER = 8
+"""Scans of one shape that a network reads at once: memory."""
 
-def predict(scan: Scan, model: str | Path | OnePass = DEFAULT_MODEL, threshold: float = 0.5) -> Molecule:
+
+def predict(scan: Scan, model: str | Path | ImageModel = DEFAULT_MODEL, threshold: float = 0.5) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
     Args:
@@ -27,25 +35,32 @@ def predict(scan: Scan, model: str | Path | OnePass = DEFAULT_MODEL, threshold: 
         ScanError: too few slices, a constant slice, an image too small or too large, an impossible pixel size.
         WeightsError: weights that cannot be loaded.
     """
-    network = model if isinstance(model, OnePass) else _loaded(str(model))[0]
-    c = network.config
-    stack, scale = resampled(scan, c.pixel, c.slices, c.step[1])
-    (found,) = network.predict(torch.from_numpy(stack.transpose(2, 0, 1)[None].copy()), threshold)
-    return Molecule(
-        found.positions * [*scale, 1.0],
-        found.numbers,
-        found.bonds,
-        None,
-        found.class_probabilities,
-        found.confidence,
-        found.bond_probabilities,
-        scan.source,
-    )
+    network = _loaded(str(model))[0] if isinstance(model, str | Path) else model
+    return predict_many([scan], network, threshold)[0]
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: str) -> tuple[OnePass, str]:
+def _loaded(model: str) -> tuple[ImageModel, str]:
     return load_model(model)
+
+
+def predict_many(scans: Sequence[Scan], network: ImageModel, threshold: float = 0.5) -> list[Molecule]:
+    """As `predict`, of several scans: those that come to one shape go through the network together, on its device."""
+    c = network.config
+    stacks, scales = zip(*(resampled(scan, c.pixel, c.slices, c.widest_step) for scan in scans), strict=True)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, stack in enumerate(stacks):
+        groups.setdefault(stack.shape, []).append(i)
+    device = next(cast(nn.Module, network).parameters()).device
+    found: dict[int, Molecule] = {}
+    for places in groups.values():
+        for some in (places[k : k + TOGETHER] for k in range(0, len(places), TOGETHER)):
+            images = torch.from_numpy(np.stack([stacks[i].transpose(2, 0, 1) for i in some])).to(device)
+            found |= zip(some, network.predict(images, threshold), strict=True)
+    return [
+        replace(found[i], positions=found[i].positions * [*scales[i], 1.0], name=scan.source)
+        for i, scan in enumerate(scans)
+    ]
 
 
 def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) -> dict:
@@ -75,23 +90,6 @@ def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) 
     }
 
 
-def confident_bonds(molecule: Molecule, threshold: float = 0.5) -> Molecule:
-    """The molecule with the bonds that are more probable than not."""
-    if molecule.bond_probabilities is None:
-        return molecule
-    keep = molecule.bond_probabilities > threshold
-    return Molecule(
-        molecule.positions,
-        molecule.numbers,
-        molecule.bonds[keep],
-        molecule.charges,
-        molecule.class_probabilities,
-        molecule.confidence,
-        molecule.bond_probabilities[keep],
-        molecule.name,
-    )
-
-
 def write_prediction(
     scan: Scan,
     molecule: Molecule,
@@ -107,7 +105,7 @@ def write_prediction(
         ConfigError: a folder that cannot be written.
     """
     out = Path(out)
-    bonded = confident_bonds(molecule)
+    bonded = molecule.with_likely_bonds()
     paths = [out / f"{name}{suffix}" for suffix in (".json", ".xyz", ".sdf", ".png")]
     make_folder(out)
     text = json.dumps(prediction_record(scan, molecule, model, depth), indent=1)
@@ -116,3 +114,53 @@ def write_prediction(
     write_molecule(bonded, paths[2])
     prediction_picture(scan, bonded, paths[3], reference)
     return paths
+
+
+def predict_files(
+    sources: Sequence[str],
+    out: str | Path,
+    model: str = DEFAULT_MODEL,
+    threshold: float = 0.5,
+    **reading: Any,
+) -> Iterator[tuple[str, Molecule | AfmolError]]:
+    """Predict stacks from files and write the results: the name of each one's results, and its molecule or mistake.
+
+    Args:
+        sources: a stack each; several files of one slice each are together one stack.
+        out: folder for the results; made if it is not there.
+        model: a shipped name or a weight file.
+        threshold: atoms with less confidence are left out.
+        reading: size, heights, channel, direction, as of `read_scan`.
+
+    Raises:
+        ConfigError: no sources, an impossible threshold, a folder that cannot be written. WeightsError: the model.
+    """
+    if not sources:
+        raise ConfigError("Name at least one stack to read; see afmol predict --help.")
+    if not 0 < threshold < 1:
+        raise ConfigError("The threshold is a probability between 0 and 1.")
+    network, name = load_model(model)
+    slices = len(sources) > 1 and all(is_single_slice(source) for source in sources)
+    used: set[str] = set()
+    for source in [list(sources)] if slices else sources:
+        first = source[0] if isinstance(source, list) else source
+        try:
+            scan = read_scan(source, **reading)
+            molecule = predict(scan, network, threshold)
+            stem = _unused(Path(first).resolve().stem, used)
+            write_prediction(scan, molecule, out, stem, name, network.config.depth)
+            yield stem, molecule
+        except ConfigError:
+            raise
+        except AfmolError as error:
+            yield first, error
+
+
+def _unused(stem: str, used: set[str]) -> str:
+    """A name for the results that no other scan of this call has: NAME, NAME_2, ..."""
+    name, n = stem, 1
+    while name in used:
+        n += 1
+        name = f"{stem}_{n}"
+    used.add(name)
+    return name

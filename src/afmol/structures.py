@@ -1,18 +1,21 @@
-"""Scan and Molecule: what crosses the border between stages (the third, Batch, holds tensors and stands in data/samples.py).
+"""Scan, Molecule and Sample: what crosses from stage to stage (Batch holds tensors and stands in data/samples.py).
 
 Angstrom throughout; arrays are indexed (x, y, z). See CONVENTIONS.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from .elements import BY_NUMBER, CATEGORIES, element_index
 from .errors import MoleculeError, ScanError
 
 OVERLAP = 0.5
 """Atoms closer than this, A, are a mistake: no bond is shorter than 0.7 A."""
+LIKELY = 0.5
+"""A listed bond with more than this probability is predicted."""
 
 
 def closest_atoms(positions: Float[np.ndarray, "n 3"]) -> tuple[float, int, int]:
@@ -111,3 +114,25 @@ class Molecule:
     def symbols(self) -> list[str]:
         """Element symbol of each atom."""
         return [BY_NUMBER[int(z)].symbol for z in self.numbers]
+
+    @property
+    def likely(self) -> Bool[np.ndarray, " m"]:
+        """Mask of the listed bonds that are more probable than not; all where there are no probabilities."""
+        p = self.bond_probabilities
+        return np.ones(len(self.bonds), bool) if p is None else p > LIKELY
+
+    def with_likely_bonds(self) -> "Molecule":
+        """The molecule with the bonds that are more probable than not."""
+        p = self.bond_probabilities
+        return self if p is None else replace(self, bonds=self.bonds[self.likely], bond_probabilities=p[self.likely])
+
+    def within(self, depth: float) -> Bool[np.ndarray, " n"]:
+        """Mask of the atoms at most `depth` (A) below the topmost one, where that lies at z = 0."""
+        return self.positions[:, 2] >= -depth
+
+
+class Sample(NamedTuple):
+    """A labelled stack: the scan, and the atoms in its frame."""
+
+    scan: Scan
+    molecule: Molecule

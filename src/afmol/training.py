@@ -1,35 +1,85 @@
-"""Training: samples made on the fly or stored, our own loop on Lightning Fabric, checkpoints with exact resume.
+"""Training: our own loop on Lightning Fabric, for any model and any source of batches; checkpoints with exact resume.
 
-Step s sees the batch s of the loader (loader.py) and a generator seeded by s, so that a run that was stopped goes on as
-if it had not been.
+    TrainConfig -> train: model, source of samples, validation -> fit: the loop
+
+Step s sees the batch s of the loader (data/loader.py) and a generator seeded by s, so that a run that was stopped goes
+on as if it had not been.
 """
 
-import dataclasses
 import json
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from .checkpoint import load_model, load_training, save_model, save_training
 from .data.loader import Batches, Simulated, Source, Stored, loader
 from .data.molecules import MoleculeSet, load_molecules
-from .data.samples import Batch, DataConfig, collate, make_sample
+from .data.samples import DataConfig, collate, make_sample
 from .errors import ConfigError
 from .metrics import compare, summary, total
-from .model import OnePass, OnePassConfig
-from .structures import Molecule
+from .model import ImageModel, ModelConfig, OnePassConfig, build
+
+LOG_EVERY = 50
+"""Steps over which the losses of a line of metrics.jsonl are averaged."""
+FIGURES = ("precision", "recall", "class_accuracy", "bond_f1", "xy_error", "z_error", "exact_graph_rate")
+"""Of `metrics.summary`, on the validation samples."""
+Validate = Callable[[nn.Module], dict[str, float | None]]
+"""Losses and figures of a model on samples that it is not trained on, by name."""
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One training run."""
+class FitConfig:
+    """The loop: what the training of any model can be told."""
+
+    out: str = "runs/base"
+    """Folder for metrics.jsonl, checkpoint.safetensors and the weights."""
+    name: str = "base"
+    """Name of the model: the weights are OUT/NAME.safetensors."""
+    steps: int = 10000
+    learning_rate: float = 2e-3
+    """At the top of the schedule: linear warm-up, then cosine to zero."""
+    warm_up: int = 300
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    average: float = 0.0
+    """Decay of the exponential moving average of the weights, such as 0.999, which is then what is validated and
+    written; 0: the weights themselves."""
+    seed: int = 0
+    """Of the weights to start from."""
+    checkpoint_every: int = 250
+    validate_every: int = 500
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "bf16-mixed"
+    workers: int = 2
+    """Processes that make or read samples, 4 batches ahead; 0: between the steps."""
+
+    def __post_init__(self) -> None:
+        counts = (self.steps, self.devices, self.checkpoint_every, self.validate_every)
+        if min(*counts, self.workers + 1) < 1:
+            text = "Steps, devices, checkpoint_every and validate_every must be at least 1, workers at least 0."
+            raise ConfigError(text)
+        if not 0 <= self.average < 1:
+            raise ConfigError("average is the decay of a moving average: 0 to below 1.")
+        if Path(self.name).name != self.name:
+            raise ConfigError(f"The name of a model is part of a file's name: not {self.name!r}.")
+
+
+@dataclass(frozen=True)
+class TrainConfig(FitConfig):
+    """One training run of a model that reads images."""
 
     molecules: str = ""
     """Packed molecule set (.npz) to train on; of one that is split, its training part."""
@@ -37,45 +87,20 @@ class TrainConfig:
     """Folder of stored samples (afmol dataset make) in place of molecules: nothing is simulated."""
     validation: str = ""
     """Packed molecule set to validate on, of one that is split its validation part; none if empty."""
-    out: str = "runs/base"
-    """Folder for metrics.jsonl, checkpoint.safetensors and the weights."""
-    name: str = "base"
-    """Name of the model: the weights are OUT/NAME.safetensors."""
+    validation_samples: int = 192
     start: str = ""
     """Weights to start from (a shipped name or a file, of the same model); random ones if empty."""
-    steps: int = 10000
     batch_size: int = 32
-    """Samples a step, on each device; divides `data.together`."""
-    learning_rate: float = 2e-3
-    """At the top of the schedule: linear warm-up, then cosine to zero."""
-    warm_up: int = 300
-    weight_decay: float = 0.02
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    seed: int = 0
-    checkpoint_every: int = 250
-    validate_every: int = 500
-    validation_samples: int = 192
-    accelerator: str = "auto"
-    devices: int = 1
-    precision: str = "bf16-mixed"
-    workers: int = 2
-    """Processes that make or read samples, 4 batches ahead; 0: between the steps."""
+    """Samples a step, on each device; divides `data.shard_size`."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: OnePassConfig = field(default_factory=OnePassConfig)
+    model: ModelConfig = field(default_factory=OnePassConfig)
 
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then cosine to zero at the last step."""
-    if step < config.warm_up:
-        return config.learning_rate * (step + 1) / config.warm_up
-    share = (step - config.warm_up) / max(1, config.steps - config.warm_up)
-    return config.learning_rate * 0.5 * (1 + np.cos(np.pi * share))
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device."""
-    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.batch_size, self.validation_samples) < 1:
+            raise ConfigError("batch_size and validation_samples must be at least 1.")
+        if (self.data.pixel, self.data.slices) != (self.model.pixel, self.model.slices):
+            raise ConfigError("The data's pixel and slices must be those that the model takes.")
 
 
 def train(config: TrainConfig) -> Path:
@@ -86,92 +111,28 @@ def train(config: TrainConfig) -> Path:
         WeightsError: weights to start from, or a checkpoint, that cannot be read.
         MoleculeError: a molecule set that cannot be read. ShardError: stored samples that cannot be.
     """
-    if (config.data.pixel, config.data.slices) != (config.model.pixel, config.model.slices):
-        raise ConfigError("The data's pixel and slices must be those that the model takes.")
-    counts = (config.steps, config.batch_size, config.devices, config.checkpoint_every, config.validate_every)
-    if min(*counts, config.workers + 1) < 1:
-        text = "Steps, batch_size, devices, checkpoint_every and validate_every must be at least 1, workers at least 0."
-        raise ConfigError(text)
-    if Path(config.name).name != config.name:
-        raise ConfigError(f"The name of a model is part of a file's name: not {config.name!r}.")
-    samples = _samples(config)
-    validation = load_molecules(config.validation, "validation") if config.validation else None
-    out = Path(config.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "metrics.jsonl").open("a").close()
-    except OSError as error:
-        raise ConfigError(f"The folder {out} cannot be written: {error.strerror}.") from error
-
-    try:
-        fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)  # pyrefly: ignore
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
-        why = " ".join(str(error).split())
-        raise ConfigError(f"Accelerator, devices or precision cannot be used: {why}") from error
-    fabric.launch()
+    source = _source(config)
+    validate = None
+    if config.validation:
+        validate = validation(load_molecules(config.validation, "validation"), config)
     torch.manual_seed(config.seed)
-    model = OnePass(config.model)
+    model = build(config.model)
     if config.start:
-        model = load_model(config.start)[0]
-        if model.config != config.model:
-            raise ConfigError(f"The weights {config.start} are of a model of another configuration.")
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98))
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    checkpoint = out / "checkpoint.safetensors"
-    wanted = dataclasses.asdict(config)
-    # after the move to the device: the optimizer's state goes where its parameters are
-    start = load_training(checkpoint, model, optimizer.optimizer, wanted) if checkpoint.exists() else 0
-    weights = out / f"{config.name}.safetensors"
-
-    with (
-        (out / "metrics.jsonl").open("a") as log,
-        tqdm(total=config.steps, initial=start, disable=fabric.global_rank > 0, mininterval=10) as bar,
-    ):
-        recent: list[dict[str, torch.Tensor]] = []
-        clock = time.perf_counter()
-        batches = Batches(samples, config.steps, fabric.global_rank, fabric.world_size)
-        stream = loader(batches, start, config.workers)
-        waited = 0.0
-        for step in range(start, config.steps):
-            asked = time.perf_counter()
-            cpu_batch = next(stream)
-            waited += time.perf_counter() - asked
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
-            model.train()
-            losses = wrapped(on_device(cpu_batch, fabric.device), torch.Generator().manual_seed(step))
-            optimizer.zero_grad()
-            fabric.backward(torch.stack(list(losses.values())).sum())
-            fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip)
-            optimizer.step()
-            bar.update()
-
-            recent.append({k: v.detach() for k, v in losses.items()})
-            done = step + 1
-            last = done == config.steps
-            row: dict[str, Any] = {}
-            if done % 50 == 0 or last:
-                row = {k: round(float(torch.stack([r[k] for r in recent]).mean()), 5) for k in recent[0]}
-                now = time.perf_counter()
-                row["samples_per_second"] = round(
-                    len(recent) * config.batch_size * fabric.world_size / (now - clock), 1
-                )
-                row["waiting"] = round(waited / (now - clock), 4)  # share of the time, for samples
-                row["learning_rate"] = learning_rate(step, config)
-                recent, clock, waited = [], now, 0.0
-            if validation is not None and (done % config.validate_every == 0 or last) and fabric.global_rank == 0:
-                row |= {f"validation_{k}": v for k, v in validate(model, validation, config).items()}
-                clock, waited = time.perf_counter(), 0.0
-            if row and fabric.global_rank == 0:
-                log.write(json.dumps({"step": done} | row) + "\n")
-                log.flush()
-            if (done % config.checkpoint_every == 0 or last) and fabric.global_rank == 0:
-                save_model(model, weights, config.name)
-                save_training(checkpoint, model, optimizer.optimizer, done, wanted)
-    return weights
+        model = _started(model, load_model(config.start)[0], config.start)
+    return fit(model, source, config, validate)
 
 
-def _samples(config: TrainConfig) -> Source:
+def _started(model: nn.Module, other: nn.Module, name: str) -> nn.Module:
+    """The model with the weights of another, all of them or, if it knows how to, those that fit."""
+    if other.config == model.config:
+        return other
+    if type(other) is not type(model) or not hasattr(model, "take"):
+        raise ConfigError(f"The weights {name} are of a model of another configuration.")
+    model.take(other)  # pyrefly: ignore[not-callable]
+    return model
+
+
+def _source(config: TrainConfig) -> Source:
     """Where the batches come from."""
     if bool(config.molecules) == bool(config.stored):
         raise ConfigError("A training run needs either molecules (a packed set) or stored (a folder of samples).")
@@ -180,29 +141,174 @@ def _samples(config: TrainConfig) -> Source:
     return Stored(config.stored, config.batch_size, config.model.pixel, config.model.slices, config.data.seed)
 
 
-def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights decay, biases and norms do not."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def fit(model: nn.Module, source: Source, config: FitConfig, validate: Validate | None = None) -> Path:
+    """The loop: writes OUT/metrics.jsonl, OUT/checkpoint.safetensors and OUT/NAME.safetensors, which it returns.
+
+    Args:
+        model: see `afmol.model`; its parameters that need no gradient stay as they are.
+        source: batches by number, see `afmol.data.loader`.
+        config: the loop.
+        validate: called every `validate_every` steps; its names get `validation_` in front.
+
+    Raises:
+        ConfigError, WeightsError: a device, folder or checkpoint that cannot be used. What the source raises.
+    """
+    out = Path(config.out)
+    weights, checkpoint, metrics = (
+        out / n for n in (f"{config.name}.safetensors", "checkpoint.safetensors", "metrics.jsonl")
+    )
+    _check_folder(metrics)
+    fabric = _launched(config)
+    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98))
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    average = _average(model, config.average)
+    best = model if average is None else average.module
+    rank, world = fabric.global_rank, fabric.world_size
+    origin = source.origin | {"devices": world}
+    # after the move to the device: the optimizer's state goes where its parameters are
+    start = load_training(checkpoint, model, optimizer.optimizer, average, origin) if checkpoint.exists() else 0
+    means = _Means(source.size * world)
+    batches = means.timed(loader(Batches(source, config.steps, rank, world), start, config.workers))
+    bar = tqdm(total=config.steps, initial=start, disable=rank > 0, mininterval=10)
+    with metrics.open("a") as log, bar:
+        for step, batch in enumerate(batches, start):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
+            model.train()
+            losses = wrapped(on_device(batch, fabric.device), torch.Generator().manual_seed(step * world + rank))
+            optimizer.zero_grad()
+            fabric.backward(torch.stack(list(losses.values())).sum())
+            fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip)
+            optimizer.step()
+            if average is not None:
+                average.update_parameters(model)
+            bar.update()
+
+            means.add(losses)
+            done = step + 1
+            last = done == config.steps
+            row = means.row() | {"learning_rate": group["lr"]} if done % LOG_EVERY == 0 or last else {}
+            if validate is not None and (done % config.validate_every == 0 or last) and rank == 0:
+                row |= {f"validation_{k}": v for k, v in validate(best).items()}
+                means.restart()
+            if row and rank == 0:
+                log.write(json.dumps({"step": done} | row) + "\n")
+                log.flush()
+            if (done % config.checkpoint_every == 0 or last) and rank == 0:
+                save_model(best, weights, config.name)
+                save_training(checkpoint, model, optimizer.optimizer, average, done, origin)
+    return weights
 
 
-def validate(model: OnePass, molecules: MoleculeSet, config: TrainConfig) -> dict[str, float | None]:
-    """Figures on samples drawn as for training from other molecules; the same ones each time."""
-    model.eval()
+def learning_rate(step: int, config: FitConfig) -> float:
+    """Linear warm-up, then cosine to zero at the last step."""
+    if step < config.warm_up:
+        return config.learning_rate * (step + 1) / config.warm_up
+    share = (step - config.warm_up) / max(1, config.steps - config.warm_up)
+    return config.learning_rate * 0.5 * (1 + np.cos(np.pi * share))
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """A batch, a named tuple of tensors, on a device."""
+    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+
+def _check_folder(metrics: Path) -> None:
+    try:
+        metrics.parent.mkdir(parents=True, exist_ok=True)
+        metrics.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"The folder {metrics.parent} cannot be written: {error.strerror}.") from error
+
+
+def _launched(config: FitConfig) -> Fabric:
+    try:
+        fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)  # pyrefly: ignore
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"Accelerator, devices or precision cannot be used: {why}") from error
+    fabric.launch()
+    return fabric
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay, biases and norms do not; what is frozen is left out."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decays = {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay}
+    return [decays, {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}]
+
+
+def _average(model: nn.Module, decay: float) -> AveragedModel | None:
+    """Weights and batch norm statistics, averaged over the steps."""
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+class _Means:
+    """Losses since the last row, samples a second, and the share of the time that went into waiting for samples."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.losses: list[dict[str, Tensor]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        self.clock, self.waited = time.perf_counter(), 0.0
+
+    def timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        self.losses.append({k: v.detach() for k, v in losses.items()})
+
+    def row(self) -> dict[str, float]:
+        """`loss`, the sum, and `loss_NAME`, each part."""
+        parts = {k: float(torch.stack([row[k] for row in self.losses]).mean()) for k in self.losses[0]}
+        passed = time.perf_counter() - self.clock
+        speed = {
+            "samples_per_second": round(len(self.losses) * self.samples / passed, 1),
+            "waiting": round(self.waited / passed, 4),
+        }
+        self.losses = []
+        self.restart()
+        return named_losses(parts) | speed
+
+
+def named_losses(parts: dict[str, float]) -> dict[str, float]:
+    """The sum as `loss` and each part as `loss_NAME`."""
+    return {"loss": round(sum(parts.values()), 5)} | {f"loss_{k}": round(v, 5) for k, v in parts.items()}
+
+
+def validation(molecules: MoleculeSet, config: TrainConfig) -> Validate:
+    """Losses and figures on samples drawn as for training from other molecules, the same ones each time."""
     size = config.batch_size
-    data = dataclasses.replace(config.data, seed=config.data.seed + 1000, together=size)
-    compared = []
-    for first in range(0, config.validation_samples, size):
-        samples = [make_sample(molecules, data, i) for i in range(first, first + size)]
-        batch = on_device(collate(samples), next(model.parameters()).device)
-        for found, (_, truth) in zip(model.predict(batch.images), samples, strict=True):
-            compared.append(compare(found, truth, visible(truth, config.model.depth)))
-    figures = summary(total(compared))
-    wanted = ("precision", "recall", "class_accuracy", "bond_f1", "xy_error", "z_error", "exact_graph_rate")
-    return {k: figures[k] for k in wanted}
+    data = replace(config.data, seed=config.data.seed + 1000, shard_size=size)
 
+    @cache  # made once, when they are first needed: by one process alone
+    def batches() -> list[tuple[Any, list[Any]]]:
+        firsts = range(0, config.validation_samples, size)
+        made = [[make_sample(molecules, data, i) for i in range(first, first + size)] for first in firsts]
+        return [(collate(samples), samples) for samples in made]
 
-def visible(molecule: Molecule, depth: float) -> np.ndarray:
-    """Mask of the atoms at most `depth` below the topmost one (z = 0)."""
-    return molecule.positions[:, 2] >= -depth
+    @torch.no_grad()
+    def validate(model: nn.Module) -> dict[str, float | None]:
+        model.eval()
+        device, sums, compared = next(model.parameters()).device, {}, []
+        for k, (batch, samples) in enumerate(batches()):
+            batch = on_device(batch, device)
+            for name, loss in model(batch, torch.Generator().manual_seed(k)).items():
+                sums[name] = sums.get(name, 0.0) + float(loss) / len(batches())
+            reads = cast(ImageModel, model)
+            for found, (_, truth) in zip(reads.predict(batch.images), samples, strict=True):
+                compared.append(compare(found, truth, truth.within(reads.config.depth)))
+        figures = summary(total(compared))
+        return named_losses(sums) | {k: figures[k] for k in FIGURES}
+
+    return validate

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
@@ -16,7 +16,6 @@ from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
 
 from ..elements import BY_NUMBER, table
-from ..metrics import BOND_THRESHOLD
 from ..structures import Molecule, Scan
 from .figure import INK, QUIET, heading, panel, save
 from .stack import best_slice, draw_scale_bar, draw_slice, evenly, fitted
@@ -148,7 +147,7 @@ def _balls_and_sticks(molecule: Molecule, seen: Float[np.ndarray, "n 3"]) -> Ite
     radii = 0.2 + 0.27 * table("covalent_radius")[molecule.numbers]
     for centre, radius, colour in zip(seen, radii, colours, strict=True):
         yield float(centre[2]), _ball(centre[:2], float(radius), colour)
-    for i, j in molecule.bonds[_is_bond(molecule)]:
+    for i, j in molecule.bonds[molecule.likely]:
         for a, b in ((i, j), (j, i)):
             along = seen[b] - seen[a]
             start = 0.9 * radii[a] / max(float(np.linalg.norm(along)), 1e-9)  # within the ball
@@ -178,19 +177,13 @@ def _stick(ends: Float[np.ndarray, "2 2"], colour: Float[np.ndarray, "3"]) -> li
     return layers
 
 
-def _is_bond(molecule: Molecule) -> Bool[np.ndarray, " m"]:
-    """Mask of the listed bonds that are more likely than not."""
-    p = molecule.bond_probabilities
-    return np.ones(len(molecule.bonds), bool) if p is None else p > BOND_THRESHOLD
-
-
 def _opacity(probability: Float[np.ndarray, " n"] | None, n: int) -> Float[np.ndarray, " n"]:
     """From 0.15, never so faint that it cannot be seen, to 1, also where there are no probabilities."""
     return np.ones(n) if probability is None else 1 - 0.85 * (1 - probability)
 
 
 def _numbers(molecule: Molecule) -> str:
-    counts = ((len(molecule), "atom"), (int(_is_bond(molecule).sum()), "bond"))
+    counts = ((len(molecule), "atom"), (int(molecule.likely.sum()), "bond"))
     text = ", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in counts)
     return text if molecule.confidence is None else f"{text}; opacity: probability"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..structures import Molecule, Scan
+from ..structures import Sample
 from .figure import INK, heading, panel, save
 from .molecule import draw_overlay
 from .stack import best_slice, draw_scale_bar, draw_slice, fitted
@@ -16,7 +16,7 @@ SIDE = 1.9
 """Of an image, inches."""
 
 
-def contact_sheet(samples: Sequence[tuple[Scan, Molecule]], path: str | Path, title: str, rest: str) -> None:
+def contact_sheet(samples: Sequence[Sample], path: str | Path, title: str, rest: str) -> None:
     """Samples in rows, each as its clearest slice, bare and with the labelled atoms and bonds drawn over it.
 
     Raises ConfigError: a file that cannot be written.

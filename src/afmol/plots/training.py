@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -13,27 +14,28 @@ from ..elements import CLASS_NAMES
 from ..errors import ConfigError
 from .figure import INK, heading, panel, save
 
-NO_CURVES = ("step", "learning_rate", "samples_per_second")
 CURVES = ("#1f6fb4", "#e07b00", "#2a9d5c", "#c23b3b", "#7a52b8", "#8c6239", "#d6609f", "#4aa8b5")
 
 
 def loss_plot(metrics: str | Path, path: str | Path) -> None:
-    """Training curves of a metrics.jsonl: losses, and the figures on the validation set, against the step.
+    """Training curves of a metrics.jsonl: losses, dashed on the validation set, and its figures, against the step.
 
     Raises ConfigError: a metrics file that is missing, empty or damaged; a picture that cannot be written.
     """
     rows = read_metrics(metrics)
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in NO_CURVES]
-    figure = Figure((11.5, 4.7), facecolor="white")
-    left, right = panel(figure, 0.85, 0.55, 4.75, 3.1), panel(figure, 6.35, 0.55, 4.75, 3.1)
-    for name in names:
-        pairs = [(row["step"], row[name]) for row in rows if name in row]
-        axes = right if name.startswith("validation_") else left
+    names = dict.fromkeys(name for row in rows for name in row)
+    losses = [name for name in names if name.startswith("loss")]
+    figures = [name for name in names if name.startswith("validation_") and not name.startswith("validation_loss")]
+    picture = Figure((11.5, 4.7), facecolor="white")
+    left, right = panel(picture, 0.85, 0.55, 4.75, 3.1), panel(picture, 6.35, 0.55, 4.75, 3.1)
+    for k, name in enumerate(losses):
+        _curve(left, rows, name, CURVES[k % len(CURVES)], name.removeprefix("loss_"))
+        _curve(left, rows, f"validation_{name}", CURVES[k % len(CURVES)], "_", dashed=True)  # "_": not in the legend
+    for k, name in enumerate(figures):
         length = name.endswith("_error")
         label = name.removeprefix("validation_").replace("_", " ") + " (Å)" * length
-        style = {"color": CURVES[len(axes.lines) % len(CURVES)], "linestyle": "--" if length else "-"}
-        axes.plot(*np.transpose(pairs), label=label, linewidth=1.4, marker="o", markersize=1.8, **style)
-    for axes, label in ((left, "loss"), (right, "validation")):
+        _curve(right, rows, name, CURVES[k % len(CURVES)], label, dashed=length)
+    for axes, label in ((left, "loss (dashed: validation)"), (right, "validation")):
         axes.set_xlabel("step", fontsize=9, color=INK)
         axes.set_ylabel(label, fontsize=9, color=INK)
         axes.grid(True, color="#e6e6e6", linewidth=0.7)
@@ -48,8 +50,16 @@ def loss_plot(metrics: str | Path, path: str | Path) -> None:
     left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     left.yaxis.set_minor_formatter(NullFormatter())
     right.set_ylim(bottom=0)
-    heading(figure, f"{Path(metrics).resolve().parent.name} training", f"step {rows[-1]['step']:,.0f}")
-    save(figure, path)
+    heading(picture, f"{Path(metrics).resolve().parent.name} training", f"step {rows[-1]['step']:,.0f}")
+    save(picture, path)
+
+
+def _curve(axes: Axes, rows: list[dict[str, float]], name: str, colour: str, label: str, dashed: bool = False) -> None:
+    """One figure against the step, where there is any."""
+    pairs = [(row["step"], row[name]) for row in rows if name in row]
+    if pairs:
+        style = {"color": colour, "linestyle": "--" if dashed else "-"}
+        axes.plot(*np.transpose(pairs), label=label, linewidth=1.4, marker="o", markersize=1.8, **style)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

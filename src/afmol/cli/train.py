@@ -1,0 +1,281 @@
+"""Commands for those who train: molecules, dataset, train."""
+
+import os
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ..errors import ConfigError
+from .use import Folder, sentence
+
+
+def molecules(
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE [SOURCE ...]")],
+    /,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.npz")],
+    min_atoms: int = 5,
+    max_atoms: int = 100,
+    charged: bool = False,
+    timeout: float = 10.0,
+    validation: float = 0.05,
+    test: float = 0.05,
+    seed: int = 0,
+    scheduler: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "",
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+) -> None:
+    """Build a set of molecules for training: FILE.npz, and FILE_dropped.csv with what was left out and why.
+
+    Example: afmol molecules some.smi -o some.npz
+
+    A file to try it with: echo "c1ccccc1O phenol" > some.smi
+
+    Sources: .smi, .smiles, .txt (SMILES first in each line), .csv, .tsv (a column named smiles), .sdf, .mol, .xyz, also
+    compressed (.gz), and packed sets (.npz). Molecules without a geometry get one. Of near-duplicates (tautomers,
+    stereoisomers) the first is kept. Molecules of one scaffold are all for training, all for validation, or all for the
+    test. If it is stopped, the same command goes on where it was.
+
+    Args:
+        sources: files of molecules.
+        out: file to write.
+        min_atoms: molecules with fewer atoms are left out; hydrogens count.
+        max_atoms: molecules with more atoms are left out, 255 at most.
+        charged: take ions as well.
+        timeout: most time for one molecule, in seconds.
+        validation: share of scaffolds for validation.
+        test: share of scaffolds for the test.
+        seed: of the geometries.
+        scheduler: address of a Dask scheduler, such as tcp://node1:8786; this machine alone if empty.
+        workers: processes on this machine; its cores if not given, 0 for this process alone.
+    """
+    from ..data.building import BuildConfig, build_molecules
+
+    config = BuildConfig(min_atoms, max_atoms, charged, timeout, seed, validation, test)
+    report = build_molecules(sources, out, config, scheduler=scheduler, workers=workers, progress=True)
+    print(f"{report}\n-> {out}")
+
+
+def train(config: Path, arguments: list[str]) -> None:
+    """Train a model from a TOML configuration; any field can be set on the command line.
+
+    Example: afmol train configs/pretrain.toml --steps 100 --out runs/try
+    """
+    from ..config import config_from_toml
+    from ..plots import loss_plot
+    from ..training import TrainConfig
+    from ..training import train as run
+
+    chosen = tyro.cli(
+        TrainConfig,
+        prog="afmol train CONFIG",
+        description=train.__doc__,
+        default=config_from_toml(TrainConfig, config),
+        args=arguments,
+        config=(tyro.conf.AvoidSubcommands,),  # the kind of model is the configuration's
+    )
+    weights = run(chosen)
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several devices' processes; the first tells
+        return
+    picture = weights.parent / "losses.png"
+    loss_plot(weights.parent / "metrics.jsonl", picture)
+    print(f"{weights}, {picture}")
+
+
+def study(
+    config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY.toml")],
+    /,
+    out: Folder,
+    scheduler: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "",
+    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+) -> None:
+    """Train several configurations, each from several seeds, on the same data, and compare them.
+
+    Example: afmol study configs/asd/study.toml -o study
+
+    Writes a folder for each run, table.csv, table.md, pictures, and report.html to read. If it is stopped, the same
+    command goes on where it was: runs that are done are kept, one that was stopped goes on at its last checkpoint.
+
+    Args:
+        config: TOML file that lists the configurations, their data and their steps.
+        out: folder for the results; made if it does not exist.
+        scheduler: address of a Dask scheduler, such as tcp://node1:8786; this machine alone if empty.
+        workers: processes on this machine, each with a run of its own; 0: one run after another.
+    """
+    from ..config import config_from_toml
+    from ..study import StudyConfig, run_study, study_tasks, write_report
+
+    chosen = config_from_toml(StudyConfig, config)
+    tasks = study_tasks(chosen, config.parent, out)
+    for number, (task, done) in enumerate(run_study(chosen, config.parent, out, scheduler, workers), 1):
+        print(f"{number} of {len(tasks)}: {task.name}, seed {task.seed}: {done}", flush=True)
+    print(write_report(chosen, tasks, out))
+
+
+def dataset_make(config: Path, arguments: list[str]) -> None:
+    """Simulate samples and store them: DIR/train_00000.h5 and so on.
+
+    Example: afmol dataset make configs/dataset.toml -o samples --samples 2048
+
+    Run it again after a stop: shards that are there and whole are kept. CONFIG is a TOML file; each of its fields can
+    be set on the command line.
+    """
+    from tqdm import tqdm
+
+    from ..config import config_from_toml
+    from ..data.shards import SetConfig, make
+
+    usual = config_from_toml(SetConfig, config)
+
+    def command(
+        out: Folder,
+        chosen: Annotated[SetConfig, tyro.conf.arg(name="")] = usual,
+        scheduler: str = "",
+        workers: int | None = None,
+    ) -> None:
+        """Simulate samples and store them.
+
+        Args:
+            out: folder for the shards; made if it does not exist.
+            chosen: what they are made from.
+            scheduler: address of a Dask scheduler, such as tcp://node1:8786; this machine alone if empty.
+            workers: processes on this machine; its cores if not given, 0 for this process alone.
+        """
+        shards = -(-chosen.samples // max(1, chosen.data.shard_size))
+        counts: Counter[str] = Counter()
+        with tqdm(total=shards * chosen.data.shard_size, unit="sample", delay=1, mininterval=1) as bar:
+            for path, done in make(chosen, out, scheduler, workers):
+                counts[done] += 1
+                bar.update(chosen.data.shard_size)
+                if "damaged" in done:
+                    tqdm.write(f"{path}: {done}")
+        told = (f"{n} shard{'s' * (n > 1)} {done}" for done, n in sorted(counts.items()))
+        print(f"{out}: {', '.join(told)}")
+
+    tyro.cli(command, prog="afmol dataset make CONFIG", description=dataset_make.__doc__, args=arguments)
+
+
+def dataset_check(folder: tyro.conf.Positional[Path]) -> None:
+    """Read every shard of a folder and compare its checksum; names the damaged ones and exits with 2.
+
+    Example: afmol dataset check samples
+
+    Args:
+        folder: folder of shards.
+    """
+    from tqdm import tqdm
+
+    from ..data.shards import read_shard, shard_files
+    from ..errors import ShardError
+
+    files, samples, atoms, bad = shard_files(folder), 0, 0, 0
+    for file in tqdm(files, unit="shard", delay=1, mininterval=1):
+        try:
+            shard, _ = read_shard(file)
+        except ShardError as error:
+            bad += 1
+            tqdm.write(sentence(error), file=sys.stderr)
+        else:
+            samples += len(shard.images)
+            atoms += int((shard.xyz[..., 4] > 0).sum())
+    print(f"{folder}: {len(files) - bad} whole shards, {samples} samples, {atoms} labelled atoms; {bad} damaged")
+    if bad:
+        sys.exit(2)
+
+
+def dataset_show(
+    source: tyro.conf.Positional[Path],
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.png")],
+    samples: int = 12,
+    first: int = 0,
+) -> None:
+    """Draw samples with their labels, from stored shards or as a configuration would make them.
+
+    Example: afmol dataset show samples -o samples.png
+
+    Args:
+        source: folder of shards, or the TOML file of a set (nothing is stored then).
+        out: picture to write (.png, .pdf, .svg).
+        samples: how many.
+        first: the first of them.
+    """
+    from ..config import config_from_toml
+    from ..data.shards import SetConfig, some_samples
+    from ..plots import contact_sheet
+    from ..structures import Sample
+
+    if samples < 1 or first < 0:
+        raise ConfigError("--samples must be at least 1, --first at least 0.")
+    chosen = source if source.is_dir() else config_from_toml(SetConfig, source)
+    found = list(some_samples(chosen, first, samples))
+    scans = [Sample(replace(s.scan, source=f"sample {first + i}"), s.molecule) for i, s in enumerate(found)]
+    numbers = f"{len(found)} samples, {sum(len(atoms) for _, atoms in scans)} labelled atoms, clearest slice of each"
+    contact_sheet(scans, out, source.name, numbers)
+    print(out)
+
+
+def dataset_import(
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE ...]")],
+    /,
+    out: Folder,
+    part: Literal["train", "validation", "test"] = "train",
+    window: Annotated[
+        tuple[float, float, float, float] | None, tyro.conf.arg(metavar="X_START Y_START X_END Y_END")
+    ] = None,
+    tip: int = 0,
+    surface: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ELEMENT ...]")] = (),
+    pixel: float = 0.25,
+    slices: int = 10,
+    shard_size: int = 256,
+) -> None:
+    """Turn simulated samples of other groups into shards to train on.
+
+    Example: afmol dataset import ice_0.tar ice_1.tar -o samples --surface Cu
+
+    Read are .tar shards of ml-spm (images as PNG, a molecule as .xyz with its scan window) and the .hdf5 sets of
+    Graph-AFM, which do not say where they were scanned: give --window 2 2 18 18 for the original data set.
+
+    Args:
+        files: .tar or .hdf5 files.
+        out: folder for the shards, of which it must hold none yet for the part; made if it does not exist.
+        part: of an .hdf5 set, which of its groups; and what the shards are for.
+        window: of an .hdf5 set, centres of its first and its last pixel, in Angstrom.
+        tip: which tip's images, where there are several; counted from 0.
+        surface: elements of the surface below, whose atoms are left out.
+        pixel: pixel size of the stored images, in Angstrom.
+        slices: of the stored stacks.
+        shard_size: samples of a shard.
+    """
+    from itertools import chain
+
+    from tqdm import tqdm
+
+    from ..data.foreign import read_hdf5_samples, read_tar
+    from ..data.shards import GROUPS, shard_length, store
+    from ..files import atomic_number
+
+    if not files:
+        raise ConfigError("Name at least one file; see afmol dataset import --help.")
+    if not 0.01 <= pixel <= 1 or min(slices - 2, shard_size) < 1 or tip < 0:
+        text = "--pixel must be 0.01 to 1 A, --slices at least 3, --shard-size at least 1, --tip at least 0."
+        raise ConfigError(text)
+    metals = [atomic_number(symbol) for symbol in surface]
+    sets = []
+    for file in files:
+        if file.suffix == ".tar":
+            sets.append(read_tar(file, tip, metals))
+        elif file.suffix in (".h5", ".hdf5"):
+            if window is None:
+                raise ConfigError(
+                    f"{file} does not say where it was scanned; give --window, 2 2 18 18 for the original."
+                )
+            corners = (*window[:2], 0.0), (*window[2:], 0.0)
+            sets.append(read_hdf5_samples(file, GROUPS[part], corners, tip, metals))
+        else:
+            raise ConfigError(f"{file} is neither a .tar nor an .hdf5 file of samples.")
+    samples = chain.from_iterable(sets)
+    shown = (sample for sample in tqdm(samples, unit="sample", delay=1, mininterval=1))
+    written = list(store(shown, out, part, pixel, slices, shard_size))
+    print(f"{out}: {sum(map(shard_length, written))} samples in {len(written)} shards")

@@ -1,0 +1,243 @@
+"""Commands for people with a stack: predict, simulate, soap, evaluate, demo, info."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from .. import __version__
+from ..errors import AfmolError, ConfigError
+
+if TYPE_CHECKING:
+    from ..structures import Molecule
+
+Folder = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+
+
+def sentence(error: AfmolError) -> str:
+    """A mistake as the command line tells it."""
+    return f"afmol: {error}"
+
+
+def predict(
+    scans: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCAN [SCAN ...]")],
+    /,
+    out: Folder,
+    model: str = "base",
+    size: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LX LY")] = None,
+    heights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="Z [Z ...]")] = None,
+    channel: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
+    direction: Literal["average", "forward", "backward"] = "average",
+    threshold: float = 0.5,
+) -> None:
+    """Find the molecule in each stack: writes NAME.json, NAME.xyz, NAME.sdf and NAME.png, prints a line a stack.
+
+    Example: afmol predict stack.npz -o results
+
+    A stack is an .npz or .h5 file, or a folder of .sxm or .gsf images taken at different heights. Several .sxm or .gsf
+    files named shard_size are one stack.
+
+    Args:
+        scans: stacks to read.
+        out: folder for the results; made if it does not exist.
+        model: name of a shipped model or path of a weight file.
+        size: lengths of the image in x and y, in Angstrom, where the file does not say.
+        heights: tip height of each slice, in Angstrom, larger is farther, where the file does not say.
+        channel: name of the frequency-shift channel of .sxm files, if it is not recognised.
+        direction: fast scan direction of .sxm files.
+        threshold: atoms with less confidence than this are left out.
+    """
+    from ..prediction import predict_files
+
+    reading = {"size": size, "heights": heights, "channel": channel, "direction": direction}
+    failures = 0
+    for name, found in predict_files(scans, out, model, threshold, **reading):
+        if isinstance(found, AfmolError):
+            failures += 1
+            print(sentence(found), file=sys.stderr)
+        else:
+            print(f"{name}: {_described(found)} -> {out / name}.json .xyz .sdf .png")
+    if failures:
+        sys.exit(2)
+
+
+def simulate(
+    molecule: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MOLECULE")],
+    /,
+    out: Folder,
+    tip: Literal["co", "xe"] = "co",
+    size: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LX LY")] = None,
+    pixel: float = 0.125,
+    slices: int = 10,
+    step: float = 0.1,
+    distance: float = 2.97,
+    heights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="Z [Z ...]")] = None,
+    amplitude: float = 1.0,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> None:
+    """Simulate the stack of a molecule: writes OUT.npz and, beside it, OUT_stack.png.
+
+    Example: afmol simulate "c1ccccc1O" -o phenol.npz
+
+    A molecule from SMILES is laid with its largest plane on the surface; one from a file is imaged from above (+z) as
+    it stands. Partial charges are the file's, or MMFF94's where it has none.
+
+    Args:
+        molecule: .xyz, .sdf or .mol file, or a SMILES string.
+        out: file to write: .npz, .h5 or .gsf.
+        tip: what the tip ends in, a CO molecule or a xenon atom.
+        size: lengths of the image in x and y, in Angstrom; the molecule and 3 A around it by default.
+        pixel: pixel size in Angstrom.
+        slices: number of heights.
+        step: distance between them in Angstrom.
+        distance: closest approach of the probe above the topmost carbon, in Angstrom.
+        heights: this distance for each slice, descending, in place of --slices, --step and --distance.
+        amplitude: oscillation of the tip, peak to peak, in Angstrom.
+        noise: standard deviation of white noise as a share of each slice's range.
+        seed: of orientation and noise.
+    """
+    from ..imaging import ImagingConfig, is_file, named_molecule, simulate_molecule, write_stack
+
+    config = ImagingConfig(tip, size, pixel, slices, step, distance, heights, amplitude, noise, seed)
+    lay = not is_file(molecule)
+    atoms, scan, uncharged = simulate_molecule(named_molecule(molecule), config, lay=lay, progress=True)
+    if uncharged:
+        print(f"{molecule} has no charges, so electrostatic forces are left out: {uncharged}", file=sys.stderr)
+    path, picture = write_stack(scan, out)
+    shape = " x ".join(map(str, scan.data.shape))
+    print(f"{atoms.name or molecule}: {shape}, {scan.size[0]:.1f} x {scan.size[1]:.1f} A -> {path}, {picture}")
+
+
+def soap(
+    molecules: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MOLECULE [MOLECULE ...]")],
+    /,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.npz")] = None,
+    max_l: int = 2,
+    n_radial: int = 3,
+    cutoff: float = 4.0,
+    sigma: float = 1.0,
+    alpha: float = 0.5,
+) -> None:
+    """Describe the surroundings of each atom by SOAP vectors, and say how alike molecules are.
+
+    Example: afmol soap "c1ccccc1" "c1ccncc1" -o vectors.npz
+
+    The five classes of elements (H; C, Si; N, P; O, S; halogens) are told apart. With two molecules or more it prints
+    the similarity of each two, 1 for equal ones: the average over all pairs of their atoms, and REMatch, in which atoms
+    look for their best partners. With -o it writes vectors (atoms, entries, in DScribe's order), positions, numbers and
+    the molecule of each atom.
+
+    Args:
+        molecules: .xyz, .sdf or .mol files, or SMILES strings.
+        out: file for the vectors.
+        max_l: highest degree of the spherical harmonics, 0 to 9.
+        n_radial: radial functions for each degree, 1 to 12.
+        cutoff: where the last radial function has decayed, in Angstrom.
+        sigma: width of the Gaussian at each atom, in Angstrom.
+        alpha: of REMatch: small values count the best partners alone, large ones all pairs.
+    """
+    import numpy as np
+
+    from ..files import write_arrays
+    from ..imaging import named_molecule
+    from ..soap import SoapConfig, average, dscribe_vector, rematch
+
+    if not molecules:
+        raise ConfigError("Name at least one molecule; see afmol soap --help.")
+    if out is not None and out.suffix != ".npz":
+        raise ConfigError(f"The vectors are written as .npz, not as {out.name}.")
+    config = SoapConfig(max_l=max_l, n_radial=n_radial, cutoff=cutoff, sigma=sigma)
+    atoms = [named_molecule(source) for source in molecules]
+    vectors = dscribe_vector(atoms, config=config)
+    which = np.repeat(np.arange(len(atoms)), [len(a) for a in atoms])
+    for source, a in zip(molecules, atoms, strict=True):
+        print(f"{source}: {_described(a)}, {vectors.shape[1]} entries an atom")
+    if len(atoms) > 1:
+        kernels = average(vectors, which), rematch(vectors, which, alpha)
+        print("similarity: average, REMatch")
+        for i, j in zip(*np.triu_indices(len(atoms), 1), strict=True):
+            print(f"  {kernels[0][i, j]:.4f}  {kernels[1][i, j]:.4f}  {molecules[i]}, {molecules[j]}")
+    if out is not None:
+        arrays = {name: np.concatenate([getattr(a, name) for a in atoms]) for name in ("positions", "numbers")}
+        write_arrays({"vectors": vectors, "molecule": which} | arrays, out)
+        print(f"-> {out}")
+
+
+def evaluate(
+    data: Path,
+    out: Folder,
+    model: str = "base",
+    molecules: int = 500,
+    shapes: tuple[Literal["flat", "all"], ...] = ("flat", "all"),
+    conditions: tuple[Literal["nominal", "random"], ...] = ("nominal", "random"),
+    noise: float = 0.05,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Measure a model on simulated stacks of molecules: tables, confusion pictures, evaluation.json.
+
+    Example: afmol evaluate --model base --data molecules/test.npz -o results
+
+    Args:
+        data: packed molecule set (.npz) that was not trained on; of one that is split, its test part is taken.
+        out: folder for the results.
+        model: name of a shipped model or path of a weight file.
+        molecules: how many of each kind.
+        shapes: flat ones (thinner than 1.6 A), or all.
+        conditions: nominal force parameters and CO tip, or random ones.
+        noise: standard deviation of white noise a pixel of 0.125 A, as a share of a slice's range.
+        seed: of molecules, orientations and noise.
+        device: what the network runs on, such as cuda; stacks are simulated on the CPU.
+    """
+    from ..evaluation import EvaluationConfig, write_evaluation
+    from ..evaluation import evaluate as run
+    from ..files import make_folder
+
+    config = EvaluationConfig(molecules, shapes, conditions, noise, seed, device)
+    make_folder(out)  # before the work, not after it
+    evaluation = run(data, model, config)
+    write_evaluation(evaluation, out)
+    print(evaluation)
+
+
+def demo(out: Folder = Path("out")) -> None:
+    """Simulate a molecule that the network has never seen, predict it, and compare.
+
+    Example: afmol demo -o out
+
+    Args:
+        out: folder for the stack, the prediction and the pictures.
+    """
+    from ..demo import demo as run
+
+    print(run(out))
+
+
+def info() -> None:
+    """Versions, devices and shipped models.
+
+    Example: afmol info
+    """
+    import numba
+    import torch
+
+    from ..checkpoint import load_model, shipped_models
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(f"afmol {__version__}, torch {torch.__version__}, numba {numba.__version__}")
+    print(f"{torch.get_num_threads()} threads, {gpu}")
+    for name in shipped_models():
+        network, _ = load_model(name)
+        size = sum(p.numel() for p in network.parameters())
+        c = network.config
+        print(f"model {name}: {size / 1e6:.1f} M parameters, {c.slices} slices, {c.pixel} A a pixel, depth {c.depth} A")
+
+
+def _described(molecule: "Molecule") -> str:
+    if len(molecule) == 0:
+        return "no atom found"
+    symbols = molecule.symbols
+    counts = ", ".join(f"{s} {symbols.count(s)}" for s in sorted(set(symbols), key=lambda s: (s != "C", s != "H", s)))
+    return f"{len(molecule)} atoms ({counts}), {int(molecule.likely.sum())} bonds"

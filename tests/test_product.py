@@ -1,0 +1,49 @@
+"""The product as a user has it: shipped weights find molecules in simulated stacks, in the stack's own frame."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import afmol
+from afmol.data.samples import lay_down
+from afmol.demo import demo
+from afmol.metrics import Comparison, compare, summary
+from afmol.simulation import TIPS, Grid, grid_around
+from afmol.simulation.artefacts import white_noise
+
+SMILES = ("Nc1ccc(Cl)cc1O", "c1ccc2ncccc2c1", "O=C1C=CC(=O)C=C1F", "c1csc(-c2ccncn2)c1", "N#Cc1cc(Br)ccc1C#C")
+"""Flat ones, with all five classes."""
+
+
+@pytest.mark.parametrize(("pixel", "far"), [(0.125, 0.0), (0.2, 40.0)])
+def test_five_molecules_are_found_in_the_frame_of_their_stacks(pixel, far):
+    """An image larger than the molecule, which lies off its middle; the scan's origin is its lower left corner,
+    wherever the molecule's own was. Measured when this was written: recall 1.00 and 0.97, precision 0.99 and 0.96,
+    classes and bonds 1.00."""
+    counts = Comparison()
+    for seed, smiles in enumerate(SMILES):
+        rng = np.random.default_rng(seed)
+        molecule = lay_down(afmol.molecule_from_smiles(smiles, seed=seed), rng, tilt=0.0)
+        molecule = dataclasses.replace(molecule, positions=molecule.positions + [far, -far, 0])
+        around = grid_around(molecule, TIPS["co"], margin=3.0, pixel=pixel)
+        (x, y), (nx, ny) = around.origin, around.shape
+        grid = Grid((x - 8 * pixel, y), ((nx + 8) * pixel, ny * pixel), (nx + 8, ny), around.heights)
+        scan = afmol.simulate(molecule, TIPS["co"], grid)
+        scan = dataclasses.replace(scan, data=white_noise(scan.data, 0.03, rng))
+        truth = dataclasses.replace(molecule, positions=molecule.positions - [*grid.origin, 0])
+        counts += compare(afmol.predict(scan), truth, truth.within(0.8), tolerance=0.3)
+    figures = summary(counts)
+    assert figures["recall"] >= 0.95
+    assert figures["precision"] >= 0.9
+    assert figures["class_accuracy"] >= 0.92
+    assert figures["bond_f1"] >= 0.97
+
+
+def test_the_demo_finds_its_molecule(tmp_path):
+    table = demo(tmp_path)
+    found, truth = (afmol.read_molecule(tmp_path / f"chloroindirubin{end}.xyz") for end in ("", "_truth"))
+    figures = summary(compare(found, truth, truth.within(0.8)))
+    assert figures["recall"] >= 0.96
+    assert figures["class_accuracy"] >= 0.96
+    assert f"{figures['recall']:.3f}" in table
