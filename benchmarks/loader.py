@@ -21,16 +21,16 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from afmol.data.samples import DataConfig
 from afmol.data.loader import Batches, Simulated, Stored, loader
 from afmol.data.molecules import load_molecules
-from afmol.data.shards import SetConfig, Shard, make, packed, read_shard
+from afmol.data.samples import DataConfig
+from afmol.data.shards import SetConfig, Shard, make, read_shard, shard_bytes
 from afmol.training import TrainConfig, train
 
 BATCH = 32
 STEPS = 24
 """Batches of which the time is taken, after one to start."""
-LARGE = DataConfig(together=192, windows=((128, 128),), pixel=0.125, flat_share=1.0)
+LARGE = DataConfig(shard_size=192, windows=((128, 128),), pixel=0.125, flat_share=1.0)
 """Stacks of the original's size."""
 CLASSES = [[1], [6, 14], [7, 15], [8, 16], [9, 17, 35]]
 
@@ -71,9 +71,9 @@ def original(folder: Path, shard: Path) -> None:
 
     # It has no bond lengths of iodine.
     whole, _ = read_shard(shard)
-    known = [(stack, atoms) for stack, atoms in whole.samples() if 53 not in atoms.numbers]
+    known = [sample for sample in whole.samples() if 53 not in sample.molecule.numbers]
     shard = shard.with_name("known.h5")
-    shard.write_bytes(packed(Shard.of(known, whole.size, whole.part), {}))
+    shard.write_bytes(shard_bytes(Shard.of(known, whole.part), {}))
 
     box = ((0.0, 0.0, -1.5), (16.0, 16.0, 0.5))
 
@@ -128,8 +128,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        small = SetConfig(options.molecules, BATCH * (STEPS + 2), data=DataConfig(together=BATCH * (STEPS + 2)))
-        large = SetConfig(options.molecules, LARGE.together, data=LARGE)
+        small = SetConfig(options.molecules, BATCH * (STEPS + 2), data=DataConfig(shard_size=BATCH * (STEPS + 2)))
+        large = SetConfig(options.molecules, LARGE.shard_size, data=LARGE)
         for config, where in ((small, folder / "small"), (large, folder / "large")):
             list(make(config, where, workers=0))
         print(f"ms a sample, batches of {BATCH}, {os.cpu_count()} cores\n")

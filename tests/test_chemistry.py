@@ -1,23 +1,30 @@
+"""Molecules from SMILES and geometries: against textbooks, RDKit, ASE and a set that others made."""
+
 import time
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from afmol.data.chemistry import (
     from_ase,
-    from_rdkit,
     graph_from_geometry,
     molecule_from_graph,
     molecule_from_smiles,
     partial_charges,
+    scaffold_place,
+    skeleton,
     to_ase,
-    to_rdkit,
 )
 from afmol.data.molecules import MAX_ATOMS, load_molecules
 from afmol.elements import bonds_by_distance
 from afmol.errors import MoleculeError
+from afmol.files.molecules import from_rdkit, to_rdkit
 from afmol.structures import Molecule
-from test_molecules import same
+from strategies import same
 
 CYCLOSPORIN = (
     "C/C=C/C[C@@H](C)[C@@H](O)[C@H]1C(=O)N[C@@H](CC)C(=O)N(C)CC(=O)N(C)[C@@H](CC(C)C)C(=O)N[C@@H](C(C)C)C(=O)N(C)"
@@ -32,7 +39,7 @@ CYCLOSPORIN = (
 
 def test_benzene_is_the_benzene_of_the_textbook():
     benzene = molecule_from_smiles("c1ccccc1")
-    assert sorted(benzene.symbols) == ["C"] * 6 + ["H"] * 6
+    assert Counter(benzene.symbols) == {"C": 6, "H": 6}
     assert benzene.name == "c1ccccc1"
     length = np.linalg.norm(np.diff(benzene.positions[benzene.bonds], axis=1)[:, 0], axis=1)
     ring = (benzene.numbers[benzene.bonds] == 6).all(1)
@@ -61,17 +68,11 @@ def test_benzene_is_the_benzene_of_the_textbook():
 )
 def test_atoms_bonds_and_charge_of_known_molecules(smiles, formula, charge):
     molecule = molecule_from_smiles(smiles)
-    assert {s: molecule.symbols.count(s) for s in set(molecule.symbols)} == formula
+    assert Counter(molecule.symbols) == formula
     assert molecule.charges.sum() == pytest.approx(charge, abs=1e-6)
     np.testing.assert_allclose(molecule.positions.mean(0), 0, atol=1e-12)
     expected = bonds_by_distance(molecule.positions, molecule.numbers)
     assert {*map(tuple, molecule.bonds)} == {*map(tuple, expected)}
-
-
-def test_ethanol_has_the_bonds_of_ethanol():
-    molecule = molecule_from_smiles("CCO")
-    pairs = sorted("".join(sorted(molecule.symbols[a] for a in bond)) for bond in molecule.bonds)
-    assert pairs == ["CC", "CH", "CH", "CH", "CH", "CH", "CO", "HO"]
 
 
 def test_stereo_centres_are_kept():
@@ -112,11 +113,9 @@ def test_the_seed_alone_decides_the_conformer():
 def test_bad_smiles_are_told_in_one_quiet_sentence(smiles, reason, capfd):
     with pytest.raises(MoleculeError, match=reason) as caught:
         molecule_from_smiles(smiles)
-    text = str(caught.value)
-    assert repr(smiles[:50])[:-1] in text
-    assert text.endswith(".")
-    assert "\n" not in text
-    assert len(text) < 250
+    assert repr(smiles[:50])[:-1] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
     assert capfd.readouterr() == ("", "")
 
 
@@ -162,17 +161,79 @@ def test_bond_orders_come_back_from_positions_alone(smiles):
     assert {*map(tuple, back.bonds)} == {*map(tuple, molecule.bonds)}
 
 
+# Near-duplicates and scaffolds
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("Oc1ccccn1", "O=c1cccc[nH]1", True),  # tautomers
+        ("CC(=O)CC(C)=O", "CC(O)=CC(C)=O", True),
+        ("C[C@H](O)F", "C[C@@H](O)F", True),  # mirror images
+        ("F/C=C/F", "F/C=C\\F", True),
+        ("c1ccccc1O", "OC1=CC=CC=C1", True),  # the same
+        ("[2H]C", "C", True),
+        ("C[N+](=O)[O-]", "CON=O", False),
+        ("c1ccccc1", "C1CCCCC1", False),  # same atoms but the hydrogens
+        ("Cc1ccccc1C", "Cc1cccc(C)c1", False),
+        ("CCO", "CCS", False),
+    ],
+)
+def test_what_is_a_near_duplicate(one, other, alike):
+    a, b = (skeleton(molecule_from_smiles(smiles))[0] for smiles in (one, other))
+    assert (a == b) == alike
+
+
+def rings_and_links(molecule: Molecule) -> Counter:
+    """Elements of the Murcko scaffold by its definition: take away ends until there is none."""
+    bonds = [{int(i), int(j)} for i, j in molecule.bonds]
+    while ends := {a for a, n in Counter(a for bond in bonds for a in bond).items() if n == 1}:
+        bonds = [bond for bond in bonds if not bond & ends]
+    return Counter(molecule.symbols[a] for a in set().union(*bonds))
+
+
+@pytest.mark.parametrize(
+    "smiles", ["CC(=O)c1ccccc1", "O=C(Nc1ccccn1)C1CC1", "O=C1c2ccccc2C(=O)c2ccccc12", "C1CC2CCC1(C2)CCOc1ccoc1", "CCO"]
+)
+def test_the_scaffold_is_rings_and_what_joins_them(smiles):
+    from rdkit import Chem
+
+    molecule = molecule_from_smiles(smiles)
+    graph, scaffold = skeleton(molecule)
+    expected = rings_and_links(molecule) or Counter({s: n for s, n in Counter(molecule.symbols).items() if s != "H"})
+    assert Counter(atom.GetSymbol() for atom in Chem.MolFromSmiles(scaffold).GetAtoms()) == expected
+    assert graph.split() == [Chem.CanonSmiles(graph.split()[0]), f"H{molecule.symbols.count('H')}"]
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(["O=C(Nc1ccccn1)C1CC1", "CC12CCC(CC1)C2(C)C", "c1ccc2c(c1)[nH]c1ccccc12"]), st.randoms())
+def test_the_order_of_the_atoms_changes_nothing(smiles, random):
+    from rdkit import Chem
+
+    molecule = molecule_from_smiles(smiles)
+    order = random.sample(range(len(molecule)), len(molecule))
+    assert skeleton(from_rdkit(Chem.RenumberAtoms(to_rdkit(molecule), order))) == skeleton(molecule)
+
+
+def test_the_split_is_the_same_everywhere():
+    # printf C1CCCCC1 | sha256sum: a21c4f64...; naphthalene's 716e53b4...
+    assert int(scaffold_place("C1CCCCC1") * 2**32) == 0xA21C4F64
+    assert int(scaffold_place("C1CCC2CCCCC2C1") * 2**32) == 0x716E53B4
+    assert skeleton(molecule_from_smiles("Cc1ccccc1"))[1] == "C1CCCCC1"
+    assert skeleton(molecule_from_smiles("Oc1cccc2ccccc12"))[1] == "C1CCC2CCCCC2C1"
+    places = np.array([scaffold_place("C" * n) for n in range(4000)])
+    np.testing.assert_allclose(np.histogram(places, 10, (0, 1))[0] / 4000, 0.1, atol=0.02)  # 4 standard deviations
+
+
 # RDKit and ASE
 
 
 def test_rdkit_round_trip():
+    from rdkit import Chem
+
     molecule = molecule_from_smiles("Cc1ccc(Br)nc1")
     back = from_rdkit(to_rdkit(molecule))
-    same(Molecule(**(vars(back) | {"charges": molecule.charges})), molecule)
-
-
-def test_rdkit_without_geometry_is_refused():
-    from rdkit import Chem
+    same(back, replace(molecule, charges=None))
 
     with pytest.raises(MoleculeError, match="no conformer"):
         from_rdkit(Chem.MolFromSmiles("CC"))
@@ -182,7 +243,7 @@ def test_ase_round_trip():
     molecule = molecule_from_smiles("Cc1ccc(Br)nc1")
     back = from_ase(to_ase(molecule))
     assert {*map(tuple, back.bonds)} == {*map(tuple, molecule.bonds)}
-    same(Molecule(**(vars(back) | {"bonds": molecule.bonds})), molecule)
+    same(replace(back, bonds=molecule.bonds), molecule)
 
 
 def test_ase_molecule_from_its_own_database():

@@ -15,9 +15,7 @@ from afmol.cli import DATASET, main
 from afmol.data.molecules import pack_molecules
 from afmol.files import read_scan
 from afmol.structures import Molecule
-from test_files import both, gsf, sxm
-from test_foreign import members, write, xyz
-from test_shards import COMMENT, theirs
+from strategies import COMMENT, both, gsf, members, sxm, theirs, write, xyz
 
 COMMANDS = ("demo", "predict", "simulate", "soap", "molecules", "train", "evaluate", "info")
 
@@ -292,7 +290,7 @@ def test_train_from_a_file_and_the_command_line(tmp_path, capsys, molecule_set):
 @pytest.fixture
 def set_toml(tmp_path, molecule_set):
     path = tmp_path / "set.toml"
-    path.write_text(f"molecules = '{molecule_set}'\nsamples = 6\n[data]\ntogether = 4\nwindows = [[32, 32]]\n")
+    path.write_text(f"molecules = '{molecule_set}'\nsamples = 6\n[data]\nshard_size = 4\nwindows = [[32, 32]]\n")
     return path
 
 
@@ -336,7 +334,7 @@ def test_stored_samples_are_made_checked_drawn_and_trained_on(tmp_path, capsys, 
 def test_samples_of_other_groups_are_imported(tmp_path, capsys):
     scan, molecule = theirs()
     tar = write(tmp_path / "a.tar", *(members(n, [scan.data], xyz(molecule, COMMENT)) for n in range(3)))
-    main(["dataset", "import", str(tar), "-o", str(tmp_path / "set"), "--together", "2", "--surface", "Cu"])
+    main(["dataset", "import", str(tar), "-o", str(tmp_path / "set"), "--shard-size", "2", "--surface", "Cu"])
     assert "3 samples in 2 shards" in capsys.readouterr().out
 
 

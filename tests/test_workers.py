@@ -3,13 +3,14 @@
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from distributed import LocalCluster
 
 from afmol.data import workers
-from afmol.data.workers import results
+from afmol.data.workers import FileTask, make_file, results
 from afmol.errors import ConfigError
 
 
@@ -17,8 +18,8 @@ def square(x: int) -> int:
     return x * x
 
 
-def process(_: int) -> int:
-    return os.getpid()
+def square_and_process(x: int) -> tuple[int, int]:
+    return x * x, os.getpid()
 
 
 def dies_once(task: tuple[int, str]) -> int:
@@ -38,13 +39,11 @@ def fails(x: int) -> int:
     raise ConfigError(f"{x} is wrong.")
 
 
-@pytest.mark.parametrize("processes", [0, 2])
-def test_each_task_is_done_once(processes):
-    assert sorted(results(square, range(20), workers=processes)) == [x * x for x in range(20)]
-
-
-def test_other_processes_work():
-    assert os.getpid() not in set(results(process, range(8), workers=2))
+def test_each_task_is_done_once_by_other_processes():
+    assert sorted(results(square, range(20), workers=0)) == [x * x for x in range(20)]
+    found = sorted(results(square_and_process, range(20), workers=2))
+    assert [square for square, _ in found] == [x * x for x in range(20)]
+    assert os.getpid() not in {process for _, process in found}
 
 
 def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
@@ -54,15 +53,21 @@ def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
     assert mark.exists()
 
 
-def test_a_task_that_kills_its_workers():
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as found:
+        yield found
+
+
+def test_a_mistake_stays_one_sentence(cluster):
+    for where in ({"workers": 0}, {"scheduler": cluster.scheduler_address}):
+        with pytest.raises(ConfigError, match=r"3 is wrong\."):
+            list(results(fails, [3], **where))
+
+
+def test_a_task_that_kills_its_workers(cluster):
     with pytest.raises(ConfigError, match="4 workers died over the same task"):
-        list(results(dies, [3], workers=1))
-
-
-@pytest.mark.parametrize("processes", [0, 1])
-def test_a_mistake_stays_one_sentence(processes):
-    with pytest.raises(ConfigError, match=r"3 is wrong\."):
-        list(results(fails, [3], workers=processes))
+        list(results(dies, [3], scheduler=cluster.scheduler_address))
 
 
 @pytest.fixture
@@ -78,7 +83,7 @@ def test_a_scheduler_that_is_not_there(impatient):
 
 def test_a_scheduler_without_workers(impatient):
     with (
-        LocalCluster(n_workers=0, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
         pytest.raises(ConfigError, match="has no workers"),
     ):
         list(results(square, range(3), scheduler=cluster.scheduler_address))
@@ -89,23 +94,22 @@ def moment(x: int) -> int:
     return os.getpid()
 
 
-def test_workers_that_come_later_work_too():
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        found = results(moment, range(24), scheduler=cluster.scheduler_address)
-        first = next(found)
-        cluster.scale(3)
-        assert len({first, *found}) == 3
+def test_workers_that_come_later_work_too(cluster):
+    found = results(moment, range(24), scheduler=cluster.scheduler_address)
+    first = next(found)
+    cluster.scale(3)
+    assert len({first, *found}) == 3
 
 
 def test_a_cluster_that_grows_with_its_tasks():
     """It has no worker until it sees tasks."""
-    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as cluster:
         cluster.adapt(minimum=0, maximum=2, interval="100ms")
         assert sorted(results(square, range(8), scheduler=cluster.scheduler_address)) == [x * x for x in range(8)]
 
 
 def test_a_scheduler_that_dies(impatient):
-    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0")
     found = results(moment, range(24), scheduler=cluster.scheduler_address)
     next(found)
     cluster.close()
@@ -113,6 +117,36 @@ def test_a_scheduler_that_dies(impatient):
         list(found)
 
 
-def test_a_cluster_that_is_there():
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        assert sorted(results(square, range(20), scheduler=cluster.scheduler_address)) == [x * x for x in range(20)]
+# Files
+
+
+def content(path: Path, log: Path) -> bytes:
+    with log.open("a") as file:
+        file.write("made\n")
+    return b"whole"
+
+
+def whole(path: Path) -> bool:
+    if path.read_bytes() == b"a letter":
+        raise ConfigError(f"{path} is not ours.")
+    return path.read_bytes() == b"whole"
+
+
+def test_a_file_is_kept_made_or_made_again(tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    before = {"none": None, "empty": b"", "whole": b"whole", "damaged": b"who"}
+    tasks = {}
+    for name, there in before.items():
+        path = tmp_path / name
+        if there is not None:
+            path.write_bytes(there)
+        tasks[path] = FileTask(path, partial(content, path, log), partial(whole, path))
+    done = {path.name: word for path, word in results(make_file, tasks.values(), workers=0)}
+    assert done == {"none": "made", "empty": "made", "whole": "kept", "damaged": "made again, it was damaged"}
+    assert {path.read_bytes() for path in tasks} == {b"whole"}
+    assert log.read_text().count("made") == 3
+    path.write_bytes(b"a letter")
+    with pytest.raises(ConfigError, match="is not ours"):
+        make_file(tasks[path])
+    assert path.read_bytes() == b"a letter"

@@ -52,7 +52,8 @@ def config_from_toml(kind: type[T], path: str | Path) -> T:
     try:
         values = tomllib.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as a TOML configuration: {error}.") from error
+        why = str(getattr(error, "strerror", None) or error)
+        raise ConfigError(f"{path} cannot be read as a TOML configuration: {why}.") from error
     return config_from_dict(kind, values, Path(path).name)
 
 

@@ -248,11 +248,9 @@ def dataset_import(
         slices: of the stored stacks.
         shard_size: samples of a shard.
     """
-    from itertools import chain
-
     from tqdm import tqdm
 
-    from ..data.foreign import read_hdf5_samples, read_tar
+    from ..data.foreign import read_samples
     from ..data.shards import GROUPS, shard_length, store
     from ..files import atomic_number
 
@@ -261,21 +259,7 @@ def dataset_import(
     if not 0.01 <= pixel <= 1 or min(slices - 2, shard_size) < 1 or tip < 0:
         text = "--pixel must be 0.01 to 1 A, --slices at least 3, --shard-size at least 1, --tip at least 0."
         raise ConfigError(text)
-    metals = [atomic_number(symbol) for symbol in surface]
-    sets = []
-    for file in files:
-        if file.suffix == ".tar":
-            sets.append(read_tar(file, tip, metals))
-        elif file.suffix in (".h5", ".hdf5"):
-            if window is None:
-                raise ConfigError(
-                    f"{file} does not say where it was scanned; give --window, 2 2 18 18 for the original."
-                )
-            corners = (*window[:2], 0.0), (*window[2:], 0.0)
-            sets.append(read_hdf5_samples(file, GROUPS[part], corners, tip, metals))
-        else:
-            raise ConfigError(f"{file} is neither a .tar nor an .hdf5 file of samples.")
-    samples = chain.from_iterable(sets)
+    samples = read_samples(files, GROUPS[part], window, tip, [atomic_number(symbol) for symbol in surface])
     shown = (sample for sample in tqdm(samples, unit="sample", delay=1, mininterval=1))
     written = list(store(shown, out, part, pixel, slices, shard_size))
     print(f"{out}: {sum(map(shard_length, written))} samples in {len(written)} shards")

@@ -1,5 +1,6 @@
-"""Molecules from SMILES, molfiles and geometries, to and from RDKit and ASE, which are imported where they are used."""
+"""Molecules from SMILES, molfiles and geometries by RDKit, to and from ASE, which are imported where they are used."""
 
+import hashlib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
@@ -9,6 +10,7 @@ from jaxtyping import Float
 
 from ..elements import BY_NUMBER, bonds_by_distance
 from ..errors import MoleculeError
+from ..files.molecules import from_rdkit, rdkit_graph, to_rdkit
 from ..structures import Molecule
 from .molecules import MAX_ATOMS
 
@@ -172,41 +174,28 @@ def with_charges(molecule: Molecule) -> Molecule:
     return replace(molecule, charges=partial_charges(graph_from_geometry(molecule)))
 
 
-def to_rdkit(molecule: Molecule) -> "rdkit.Chem.Mol":
-    """The molecule in RDKit, one conformer; every bond is single, for a Molecule holds no bond orders."""
-    from rdkit import Chem
-    from rdkit.Geometry import Point3D
+def skeleton(molecule: Molecule) -> tuple[str, str]:
+    """What two near-duplicates share, and what two molecules of one part share.
 
-    mol = Chem.RWMol()
-    for number in molecule.numbers:
-        atom = Chem.Atom(int(number))
-        atom.SetNoImplicit(True)
-        mol.AddAtom(atom)
-    for i, j in molecule.bonds:
-        mol.AddBond(int(i), int(j), Chem.BondType.SINGLE)
-    conformer = Chem.Conformer(len(molecule))
-    for i, position in enumerate(molecule.positions):
-        conformer.SetAtomPosition(i, Point3D(*map(float, position)))
-    mol.AddConformer(conformer)
-    mol.SetProp("_Name", molecule.name)
-    return mol.GetMol()
-
-
-def from_rdkit(mol: "rdkit.Chem.Mol") -> Molecule:
-    """The atoms, bonds and first conformer of an RDKit molecule as they stand: implicit hydrogens are not added.
-
-    Raises:
-        MoleculeError: no conformer, or an element that afmol does not know.
+    Returns:
+        Canonical SMILES of the heavy atoms with single bonds only, followed by the number of hydrogens; the same of its
+        rings and what joins them (its Murcko scaffold), without the number, or of the molecule where it has no ring.
     """
-    if mol.GetNumConformers() == 0:
-        raise MoleculeError("The RDKit molecule has no conformer; embed it in 3D first, or use molecule_from_smiles.")
-    bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
-    return Molecule(
-        positions=np.array(mol.GetConformer().GetPositions(), dtype=float).reshape(-1, 3),
-        numbers=np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64),
-        bonds=np.sort(np.array(bonds, dtype=np.int64).reshape(-1, 2), axis=1),
-        name=mol.GetProp("_Name") if mol.HasProp("_Name") else "",
-    )
+    from rdkit import Chem
+
+    heavy = molecule.numbers != 1
+    heavy = heavy if heavy.any() else ~heavy
+    place = np.cumsum(heavy) - 1
+    mol = rdkit_graph(molecule.numbers[heavy], place[molecule.bonds[heavy[molecule.bonds].all(1)]])
+    mol.UpdatePropertyCache(strict=False)
+    Chem.FastFindRings(mol)
+    graph = Chem.MolToSmiles(mol)
+    return f"{graph} H{(~heavy).sum()}", Chem.MolToSmiles(Chem.MurckoDecompose(mol)) or graph
+
+
+def scaffold_place(scaffold: str) -> float:
+    """A number from 0 to 1 by the hash of a scaffold: the test set is below its share, validation follows."""
+    return int.from_bytes(hashlib.sha256(scaffold.encode()).digest()[:8], "big") / 2**64
 
 
 def to_ase(molecule: Molecule) -> "ase.Atoms":

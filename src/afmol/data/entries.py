@@ -1,20 +1,26 @@
-"""Text files of many molecules, entry by entry, each as it stands there; also compressed (NAME.smi.gz and so on).
+"""Files of many molecules, entry by entry, each as it stands there.
 
 .smi .smiles .txt   SMILES first in each line, a name may follow; blank lines and those with # in front are skipped
 .csv .tsv           a column named smiles, and perhaps one named name, id or title; capitals do not matter
 .sdf .mol           MDL molfiles
 .xyz                frames, one after another
+.npz                packed sets
+
+All but the last also compressed (NAME.smi.gz and so on).
 """
 
 import csv
 import gzip
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import MoleculeError
+from ..files import reading
 from ..structures import Molecule
+from .molecules import load_molecules
+
+PACKED = ".npz"
 
 
 class Entry(NamedTuple):
@@ -31,18 +37,32 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """The entries of a file, one after another; what they hold is not looked at.
 
     Raises:
-        MoleculeError: a file that is missing or damaged, a table without a column of SMILES.
+        MoleculeError: a file that is missing or damaged, a table without a column of SMILES, no packed set.
     """
+    if source_format(path) == PACKED:
+        molecules = load_molecules(path)
+        yield from (Entry(i + 1, molecules[i].name, molecules[i]) for i in range(len(molecules)))
+        return
     opened = gzip.open if path.suffix.lower() == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8-sig", errors="replace") as lines:
+    with (
+        reading(path, source_format(path), MoleculeError),
+        opened(path, "rt", encoding="utf-8-sig", errors="replace") as lines,
+    ):
+        try:
             yield from ENTRIES[source_format(path)](lines)
-    except FileNotFoundError:
-        raise MoleculeError(f"{path} does not exist; check the path.") from None
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
-        raise MoleculeError(f"{path} cannot be read ({error}); is it complete?") from None
-    except MoleculeError as error:
-        raise MoleculeError(f"{path}: {error}") from None
+        except MoleculeError as error:
+            raise MoleculeError(f"{path}: {error}") from None
+
+
+def check_source(path: Path) -> None:
+    """Raise the MoleculeError that says why a file cannot be read entry by entry, if it shows from outside."""
+    known = [*ENTRIES, PACKED]
+    if source_format(path) not in known or path.suffixes[-2:] == [PACKED, ".gz"]:
+        raise MoleculeError(f"{path} has an unknown suffix; known are {', '.join(known)}.")
+    if not path.exists():
+        raise MoleculeError(f"{path} does not exist; check the path.")
+    if not path.is_file():
+        raise MoleculeError(f"{path} is not a plain file; save what it holds as one.")
 
 
 def source_format(path: Path) -> str:

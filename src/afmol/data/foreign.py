@@ -14,34 +14,29 @@ https://github.com/SINGROUP/Graph-AFM (scripts/generate_data.py, src/data_loadin
 slices, so that the heights are unknown.
 """
 
-import contextlib
 import io
 import re
 import tarfile
-from collections.abc import Collection, Generator, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain, groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from ..elements import NUMBERS, bonds_by_distance
-from ..errors import AfmolError, MoleculeError, ScanError
-from ..files.molecules import atomic_number
-from ..structures import Molecule, Scan
+from ..errors import AfmolError, ConfigError, MoleculeError, ScanError
+from ..files import reading
+from ..files.molecules import xyz_atoms, xyz_rows
+from ..structures import Molecule, Sample, Scan
 
+# Damaged or malicious files must not claim all memory.
 MOST_BYTES = 2**26
-"""Files of one sample, together (ED-AFM, 3 tips x 10 slices x 192 x 192 pixels: 1 MB). This and the next four stop
-damaged or malicious files from claiming all memory."""
-MOST_TEXT = 2**21
-"""Bytes of one .xyz."""
-MOST_COMMENT = 2**12
-"""Characters of its comment line that are looked at."""
-MOST_VALUES = 2**25
-"""Pixels times slices of one stack."""
-MOST_ATOMS = 2000
-"""Atoms of one sample without its surface; the table of distances grows with their square."""
+"""Files of one sample, together (ED-AFM, 3 tips x 10 slices x 192 x 192 pixels: 1 MB)."""
+MOST_TEXT, MOST_COMMENT = 2**21, 2**12
+"""Bytes of one .xyz, and characters of its comment line that are looked at."""
+MOST_VALUES, MOST_ATOMS = 2**25, 2000
+"""Pixels times slices of one stack; its atoms without the surface, whose table of distances grows with their square."""
 
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 """A sample's name ends at the first dot, as in the webdataset format."""
@@ -53,24 +48,11 @@ _WINDOW = re.compile(rf"scan window:\s*[\[(]\s*{_TRIPLE}\s*,?\s*{_TRIPLE}\s*[\])
 _LATTICE = re.compile(rf'lattice="\s*({_NUMBER}(?:\s+{_NUMBER}){{8}})\s*"', re.IGNORECASE)
 
 
-class _Frame(NamedTuple):
-    """Where an image lies."""
-
-    origin: tuple[float, float]
-    """Its outer lower left corner in the coordinates of the atoms, A."""
-    size: tuple[float, float]
+_Frame = tuple[tuple[float, float], tuple[float, float]]
+"""Where an image lies: its outer lower left corner in the coordinates of the atoms, and its lengths, A."""
 
 
-class _Atoms(NamedTuple):
-    """As in the file."""
-
-    numbers: Float[np.ndarray, " n"]
-    positions: Float[np.ndarray, "n 3"]
-    charges: Float[np.ndarray, " n"]
-    """All zero: unknown."""
-
-
-def read_tar(path: str | Path, tip: int = 0, surface: Collection[int] = ()) -> Iterator[tuple[Scan, Molecule]]:
+def read_tar(path: str | Path, tip: int = 0, surface: Collection[int] = ()) -> Iterator[Sample]:
     """Samples of a tar shard of ml-spm, one after the other as the file has them; nothing is written to disk.
 
     Sample n consists of the images `n.SLICE.TIP.png` (or .jpg; `n.SLICE.png` is tip 0) and of `n.xyz`, whose comment
@@ -108,7 +90,7 @@ def read_hdf5_samples(
     window: Sequence[Sequence[float]],
     tip: int = 0,
     surface: Collection[int] = (),
-) -> Iterator[tuple[Scan, Molecule]]:
+) -> Iterator[Sample]:
     """Samples of one part of an HDF5 set of Graph-AFM, as of `read_tar`; the values are the simulated ones, unscaled.
 
     A part is a group with `X` (sample, tip, x, y, slice) and `xyz` (sample, atom, 5): x, y, z, charge, atomic number,
@@ -128,7 +110,7 @@ def read_hdf5_samples(
     import h5py
 
     path = Path(path)
-    with _told(path, "an HDF5 file"), h5py.File(path, "r") as file:
+    with reading(path, "an HDF5 file", ScanError), h5py.File(path, "r") as file:
         group = file.get(part)
         if not isinstance(group, h5py.Group):
             raise ScanError(f"{path.name} has no part {part!r} (found: {', '.join(sorted(file)[:8]) or 'nothing'}).")
@@ -152,29 +134,38 @@ def read_hdf5_samples(
         frame = _frame(window, (nx, ny), path.name)
         for k in range(n):
             source = f"{path.name}: {part} {k}"
-            with _told(path, "an HDF5 file", source), np.errstate(over="ignore"):
+            with reading(path, "an HDF5 file", ScanError, source), np.errstate(over="ignore"):
                 data, rows = images[k, tip].astype(np.float32), atoms[k].astype(float)
             rows = rows[rows[:, 4] != 0]
             if len(rows) or data.any():
-                yield _sample(source, data, frame, _Atoms(rows[:, 4], rows[:, :3], rows[:, 3]), surface)
+                yield _sample(source, data, frame, rows, surface)
 
 
-@contextlib.contextmanager
-def _told(path: Path, what: str, source: str | None = None) -> Generator[None, None, None]:
-    """What libraries raise, as one sentence."""
-    try:
-        yield
-    except AfmolError:
-        raise
-    except FileNotFoundError as error:
-        raise ScanError(f"{path} does not exist; check the path.") from error
-    except (PermissionError, IsADirectoryError) as error:
-        raise ScanError(f"{path} cannot be read ({error.strerror}); give a file that you may read.") from error
-    except Exception as error:
-        # Libraries raise nearly everything on damaged bytes; for the user it is one case.
-        raise ScanError(
-            f"{source or path} cannot be read as {what}; it is damaged, cut off or no such file."
-        ) from error
+def read_samples(
+    paths: Sequence[str | Path],
+    part: str,
+    window: tuple[float, float, float, float] | None,
+    tip: int = 0,
+    surface: Collection[int] = (),
+) -> Iterator[Sample]:
+    """The samples of several files of either kind, by their suffixes.
+
+    `part`, and `window` (x and y of the first and of the last pixel's centre, A), are those of `read_hdf5_samples`.
+
+    Raises:
+        ConfigError: another suffix, or HDF5 without a window, before any sample. What reading raises.
+    """
+    sets = []
+    for path in map(Path, paths):
+        if path.suffix == ".tar":
+            sets.append(read_tar(path, tip, surface))
+        elif path.suffix not in (".h5", ".hdf5"):
+            raise ConfigError(f"{path} is neither a .tar nor an .hdf5 file of samples.")
+        elif window is None:
+            raise ConfigError(f"{path} does not say where it was scanned; give --window, 2 2 18 18 for the original.")
+        else:
+            sets.append(read_hdf5_samples(path, part, ((*window[:2], 0.0), (*window[2:], 0.0)), tip, surface))
+    return chain.from_iterable(sets)
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -182,12 +173,12 @@ def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
     last = "its start"
     # Plain tar only: bytes that unpack to a thousand times as many cannot occur then.
     with (
-        _told(path, "an uncompressed tar archive"),
+        reading(path, "an uncompressed tar archive", ScanError),
         path.open("rb") as file,
         tarfile.open(fileobj=file, mode="r:") as tar,
     ):
         while True:
-            with _told(path, "an uncompressed tar archive", f"{path.name}: what follows {last}"):
+            with reading(path, "an uncompressed tar archive", ScanError, f"{path.name}: what follows {last}"):
                 info = tar.next()
             if info is None:
                 break
@@ -201,30 +192,28 @@ def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
             if not info.isfile() or info.size < 0:
                 raise ScanError(f"{path.name}: the member {name} is not a plain file; this is not a shard of ml-spm.")
             last = name
-            said = _MEMBER.fullmatch(name)
-            if said is None or not (said[2] == "xyz" or _IMAGE.fullmatch(said[2])):
+            member = _MEMBER.fullmatch(name)
+            if member is None or not (member[2] == "xyz" or _IMAGE.fullmatch(member[2])):
                 continue
-            if info.size > (MOST_TEXT if said[2] == "xyz" else MOST_BYTES):
+            if info.size > (MOST_TEXT if member[2] == "xyz" else MOST_BYTES):
                 raise ScanError(f"{path.name}: the member {name} claims {info.size} bytes, too many for one sample.")
-            with _told(path, "a member of a tar archive", f"{path.name}: {name}"):
+            with reading(path, "a member of a tar archive", ScanError, f"{path.name}: {name}"):
                 content = tar.extractfile(info)
                 assert content is not None, "None is for links and folders"
                 data = content.read()
-            yield said[1], said[2], data
+            yield member[1], member[2], data
         # tarfile takes whatever is no header for the end; a true one is a block of zeros.
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ScanError(f"{path.name} is cut off or damaged after {last}; copy or save it again.")
 
 
-def _tar_sample(
-    source: str, members: Iterator[tuple[str, str, bytes]], tip: int, surface: Collection[int]
-) -> tuple[Scan, Molecule]:
+def _tar_sample(source: str, members: Iterator[tuple[str, str, bytes]], tip: int, surface: Collection[int]) -> Sample:
     parts: dict[tuple[int, int] | None, bytes] = {}  # by (tip, slice), the .xyz by None
     total = 0
     for _, ending, content in members:
-        said = _IMAGE.fullmatch(ending)
-        key = (int(said[2] or 0), int(said[1])) if said else None
+        image = _IMAGE.fullmatch(ending)
+        key = (int(image[2] or 0), int(image[1])) if image else None
         if key in parts:
             raise ScanError(f"{source}: {ending} is there twice; write the shard again.")
         parts[key] = content
@@ -248,59 +237,52 @@ def _tar_sample(
         a, b = ("x".join(map(str, image.shape)) for image in (images[0], images[odd]))
         raise ScanError(f"{source}: slices 0 and {odd} have different numbers of pixels ({a} and {b}).")
     data = np.stack(images, axis=-1)
-    comment, atoms = _xyz(text.decode("utf-8", "replace"), source)
+    try:
+        comment, rows = _xyz(text.decode("utf-8", "replace"))
+    except MoleculeError as error:
+        raise MoleculeError(f"{source}: {error}") from error
     cell = _LATTICE.search(comment)
     if cell:
-        # The fifth column of an extended .xyz may be anything.
-        atoms, data = atoms._replace(charges=np.zeros(len(atoms.charges))), data[:, :, ::-1]
+        data = data[:, :, ::-1]
         frame = _cell(np.array(cell[1].split(), float).reshape(3, 3), source)
     else:
         frame = _frame(_corners(comment, source), data.shape[:2], source)
-    return _sample(source, np.ascontiguousarray(data), frame, atoms, surface)
+    return _sample(source, np.ascontiguousarray(data), frame, rows, surface)
 
 
 def _image(content: bytes, most: int, source: str) -> Float[np.ndarray, "nx ny"]:
     """Grey levels; rows of the file run from the top down (ml-spm saves the transpose, flipped)."""
     from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > most:
-                raise ScanError(f"{source}: {image.width} x {image.height} pixels are too many for one sample.")
-            grey = image if image.mode in ("L", "I", "I;16", "F") else image.convert("L")
-            return np.asarray(grey).astype(np.float32)[::-1].T
-    except ScanError:
-        raise
-    except Exception as error:  # as in `_told`
-        raise ScanError(f"{source} cannot be read as PNG or JPEG; it is damaged, write the shard again.") from error
+    formats = ("PNG", "JPEG")
+    with reading(source, "PNG or JPEG", ScanError), Image.open(io.BytesIO(content), formats=formats) as image:
+        if image.width * image.height > most:
+            raise ScanError(f"{source}: {image.width} x {image.height} pixels are too many for one sample.")
+        grey = image if image.mode in ("L", "I", "I;16", "F") else image.convert("L")
+        return np.asarray(grey).astype(np.float32)[::-1].T
 
 
-def _xyz(text: str, source: str) -> tuple[str, _Atoms]:
-    """The comment, and rows of element or atomic number, x, y, z, perhaps a charge."""
-    lines = text.split("\n")
-    rows = [line.split() for line in lines[2:] if line.strip()]
-    if len(lines) < 2 or lines[0].strip() != str(len(rows)):
-        raise MoleculeError(f"{source}: the .xyz does not hold as many atoms as its first line says; it is damaged.")
-    if any(len(row) < 4 for row in rows):
-        raise MoleculeError(f"{source}: each atom of the .xyz needs an element and three coordinates.")
+def _xyz(text: str) -> tuple[str, Float[np.ndarray, "n 5"]]:
+    """The comment, and x, y, z, charge (0 where there is none) and atomic number of each atom."""
+    comment, cells = xyz_rows(text)
+    if text.rstrip().count("\n") > len(cells) + 1:
+        raise MoleculeError("the .xyz holds more atoms than its first line says; it is damaged.")
+    numbers, positions = xyz_atoms(cells)
+    extended = _LATTICE.search(comment)  # its fifth column may be anything
     try:
-        numbers = np.array([atomic_number(row[0]) for row in rows], float)
-        values = np.array([[float(cell) for cell in (*row, "0")[1:5]] for row in rows]).reshape(-1, 4)
-    except MoleculeError as error:
-        raise MoleculeError(f"{source}: {error}") from error
-    except (ValueError, OverflowError) as error:
-        raise MoleculeError(f"{source}: the .xyz has coordinates or charges that are no numbers.") from error
-    return lines[1][:MOST_COMMENT], _Atoms(numbers, values[:, :3], values[:, 3])
+        charges = [float(row[4]) if len(row) > 4 and not extended else 0.0 for row in cells]
+    except ValueError as error:
+        raise MoleculeError(f"the fifth column of the .xyz must be charges ({error}).") from error
+    return comment[:MOST_COMMENT], np.column_stack([positions, charges, numbers])
 
 
 def _corners(comment: str, source: str) -> list[list[float]]:
     """The scan window of a comment line; numpy 2 writes its scalars as np.float64(1.0)."""
-    said = _WINDOW.search(re.sub(r"np\.float\d+\(([^()]*)\)", r"\1", comment))
-    if said is None:
-        raise MoleculeError(
-            f"{source}: the comment of the .xyz holds neither 'Scan window: [[x y z] [x y z]]' nor 'Lattice=\"...\"'."
-        )
-    return [[float(cell) for cell in re.split(r"\s*,\s*|\s+", triple)] for triple in said.groups()]
+    window = _WINDOW.search(re.sub(r"np\.float\d+\(([^()]*)\)", r"\1", comment))
+    if window is None:
+        text = "the comment of the .xyz holds neither 'Scan window: [[x y z] [x y z]]' nor 'Lattice=\"...\"'"
+        raise MoleculeError(f"{source}: {text}.")
+    return [[float(cell) for cell in re.split(r"\s*,\s*|\s+", triple)] for triple in window.groups()]
 
 
 def _frame(window: Sequence[Sequence[float]], pixels: Sequence[int], source: str) -> _Frame:
@@ -314,37 +296,41 @@ def _frame(window: Sequence[Sequence[float]], pixels: Sequence[int], source: str
         step = (end - start) / (n - 1)
         origin.append(float(start - step / 2))
         size.append(float(n * step))
-    return _Frame((origin[0], origin[1]), (size[0], size[1]))
+    return ((origin[0], origin[1]), (size[0], size[1]))
 
 
 def _cell(lattice: Float[np.ndarray, "3 3"], source: str) -> _Frame:
     lengths = np.diag(lattice)
     if not np.isfinite(lattice).all() or (lengths[:2] <= 0).any() or np.abs(lattice - np.diag(lengths)).max() > 1e-3:
         raise ScanError(f"{source}: the lattice is not right-angled along x, y and z; such images cannot be placed.")
-    return _Frame((0.0, 0.0), (float(lengths[0]), float(lengths[1])))
+    return ((0.0, 0.0), (float(lengths[0]), float(lengths[1])))
 
 
 def _sample(
-    source: str, data: Float[np.ndarray, "nx ny nz"], frame: _Frame, atoms: _Atoms, surface: Collection[int]
-) -> tuple[Scan, Molecule]:
-    keep = ~np.isin(atoms.numbers, list(surface))
-    numbers, positions, charges = (values[keep] for values in atoms)
-    if not 0 < len(numbers) <= MOST_ATOMS:
-        raise MoleculeError(f"{source}: there are {len(numbers)} atoms; a sample has 1 to {MOST_ATOMS}.")
-    if not np.isfinite(positions).all() or not np.isfinite(charges).all():
+    source: str,
+    data: Float[np.ndarray, "nx ny nz"],
+    frame: _Frame,
+    rows: Float[np.ndarray, "n 5"],
+    surface: Collection[int],
+) -> Sample:
+    """A sample of rows x, y, z, charge, atomic number; charges that are all zero are unknown."""
+    rows = rows[~np.isin(rows[:, 4], list(surface))]
+    if not 0 < len(rows) <= MOST_ATOMS:
+        raise MoleculeError(f"{source}: there are {len(rows)} atoms; a sample has 1 to {MOST_ATOMS}.")
+    if not np.isfinite(rows).all():
         raise MoleculeError(f"{source}: positions and charges must be finite numbers; the sample is damaged.")
-    unknown = numbers[~np.isin(numbers, NUMBERS)]
+    unknown = rows[~np.isin(rows[:, 4], NUMBERS), 4]
     if len(unknown):
         raise MoleculeError(
             f"{source}: afmol does not know the element {_symbol(unknown[0])}; if it is the surface, "
             "leave it out by its atomic number (surface=(29,) for copper)."
         )
-    numbers = numbers.astype(int)
-    positions = positions - [*frame.origin, positions[:, 2].max()]
+    origin, size = frame
+    positions, charges, numbers = rows[:, :3] - [*origin, rows[:, 2].max()], rows[:, 3], rows[:, 4].astype(int)
+    bonds = bonds_by_distance(positions, numbers)
     try:
-        scan = Scan(data, frame.size, source=source)
-        bonds = bonds_by_distance(positions, numbers)
-        return scan, Molecule(positions, numbers, bonds, charges=charges if charges.any() else None, name=source)
+        scan = Scan(data, size, source=source)
+        return Sample(scan, Molecule(positions, numbers, bonds, charges if charges.any() else None, name=source))
     except AfmolError as error:
         raise type(error)(f"{source}: {error}") from error
 

@@ -10,16 +10,17 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import AfmolError, ConfigError, ShardError
-from ..structures import Molecule
+from ..structures import Molecule, Sample
 from .molecules import MoleculeSet
-from .samples import Batch, DataConfig, Sample, collate, cropped, make_sample, mirrored, turned
-from .shards import Shard, read_shard, shard_files, shard_length
+from .samples import Batch, DataConfig, collate, cropped, make_sample, mirrored, stored_form, turned
+from .shards import Shard, checksum, read_shard, shard_files, shard_length
 
 SHIFT = 8
 """From the second epoch on stored images lose this many pixels a side, at random left or right, below or above."""
@@ -31,13 +32,14 @@ class Simulated:
     """Samples made on the fly: batch q holds the samples q size ... (q + 1) size - 1 of the configuration.
 
     Raises:
-        ConfigError: a batch size that does not divide `together`, so that a batch would mix image sizes.
+        ConfigError: a batch size that does not divide `shard_size`, so that a batch would mix image sizes.
     """
 
     def __init__(self, molecules: MoleculeSet, data: DataConfig, size: int) -> None:
-        if data.together % size:
-            raise ConfigError(f"data.together ({data.together}) must be a multiple of the batch size ({size}).")
+        if data.shard_size % size:
+            raise ConfigError(f"data.shard_size ({data.shard_size}) must be a multiple of the batch size ({size}).")
         self.molecules, self.data, self.size = molecules, data, size
+        self.origin = {"batch_size": size, "molecules": molecules.sha256, "data": stored_form(data)}
 
     def batch(self, q: int) -> Batch:
         """Batch q."""
@@ -67,6 +69,7 @@ class Stored:
         self.batches = [shard_length(file) // size for file in self.files]
         if not sum(self.batches):
             raise ShardError(f"No shard in {folder} holds the {size} samples of a batch.")
+        self.origin = {"batch_size": size, "stored": checksum(self.files), "seed": seed}
 
     def batch(self, q: int) -> Batch:
         """Batch q; q may go through any number of epochs."""
@@ -75,17 +78,17 @@ class Stored:
         if epoch:
             order = np.random.default_rng((self.seed, 3, epoch)).permutation(len(self.files)).tolist()
         ends = list(accumulate(self.batches[k] for k in order))
-        turn = bisect_right(ends, place)
-        k, b = order[turn], place - (ends[turn - 1] if turn else 0)
+        passed = bisect_right(ends, place)  # how many shards of this epoch are read to their end
+        k, b = order[passed], place - (ends[passed - 1] if passed else 0)
         shard = self._shard(self.files[k])
         places = range(len(shard.images))
         if epoch:
             places = np.random.default_rng((self.seed, 4, epoch, k)).permutation(len(places)).tolist()
         samples = list(shard.samples(places[b * self.size : (b + 1) * self.size]))
-        return collate(varied(samples, shard.size, np.random.default_rng((self.seed, 5, q))) if epoch else samples)
+        return collate(varied(samples, np.random.default_rng((self.seed, 5, q))) if epoch else samples)
 
     def _shard(self, file: Path) -> Shard:
-        shard = _read(file)
+        shard = _kept_shard(file)
         _, nx, ny, slices = shard.images.shape
         if slices != self.slices or not np.allclose(np.divide(shard.size, (nx, ny)), self.pixel, rtol=1e-3):
             pixels = f"{shard.size[0] / nx:.3g} x {shard.size[1] / ny:.3g} A"
@@ -94,40 +97,47 @@ class Stored:
         return shard
 
 
-Source = Simulated | Stored
-"""What has a batch q, for any q from 0 on."""
+@runtime_checkable
+class Source(Protocol):
+    """What has a batch q, a named tuple of tensors, for any q from 0 on."""
+
+    size: int
+    """Samples of a batch."""
+    origin: dict[str, Any]
+    """What decides which samples a batch holds: a run goes on only where it is the same."""
+
+    def batch(self, q: int) -> Any:
+        """Batch q."""
+        ...
 
 
 @lru_cache(maxsize=2)
-def _read(file: Path) -> Shard:
+def _kept_shard(file: Path) -> Shard:
     """Kept from batch to batch, in each process."""
     return read_shard(file)[0]
 
 
-def varied(samples: list[Sample], size: tuple[float, float], rng: np.random.Generator) -> list[Sample]:
+def varied(samples: list[Sample], rng: np.random.Generator) -> list[Sample]:
     """The samples of a batch turned by quarter turns, mirrored, and cropped by SHIFT pixels, labels and all.
 
     All by an even or all by an odd number of quarter turns: a batch has one shape.
     """
     odd = int(rng.integers(2))
     found = []
-    for stack, molecule in samples:
-        here, lengths = (stack, molecule), size
-        if rng.integers(2):
-            here = mirrored(*here, lengths)
-        here = turned(*here, lengths, odd + 2 * int(rng.integers(2)))
-        lengths = lengths[::-1] if odd else lengths
-        nx, ny, _ = here[0].shape
+    for sample in samples:
+        here = mirrored(sample) if rng.integers(2) else sample
+        here = turned(here, odd + 2 * int(rng.integers(2)))
+        nx, ny, _ = here.scan.data.shape
         spare = (min(SHIFT, nx // 4), min(SHIFT, ny // 4))
         x, y = (
-            _start(here[1], axis, rng, lost, n, length / n)
-            for axis, (lost, n, length) in enumerate(zip(spare, (nx, ny), lengths, strict=True))
+            _crop_start(here.molecule, axis, rng, lost, n, length / n)
+            for axis, (lost, n, length) in enumerate(zip(spare, (nx, ny), here.scan.size, strict=True))
         )
-        found.append(cropped(*here, lengths, (x, y), (nx - spare[0], ny - spare[1])))
+        found.append(cropped(here, (x, y), (nx - spare[0], ny - spare[1])))
     return found
 
 
-def _start(molecule: Molecule, axis: int, rng: np.random.Generator, lost: int, n: int, pixel: float) -> int:
+def _crop_start(molecule: Molecule, axis: int, rng: np.random.Generator, lost: int, n: int, pixel: float) -> int:
     """Where a crop begins that keeps the topmost atom: without it atoms further down would have to be labelled."""
     low, high = 0, lost
     if len(molecule):
@@ -137,7 +147,7 @@ def _start(molecule: Molecule, axis: int, rng: np.random.Generator, lost: int, n
     return int(rng.integers(low, high + 1))
 
 
-class Batches(Dataset[Batch | AfmolError]):
+class Batches(Dataset[Any]):
     """The batch of each step, as one of `world` processes that train together sees it.
 
     A mistake of the user is returned: torch would wrap it in the traceback of a worker.
@@ -149,14 +159,14 @@ class Batches(Dataset[Batch | AfmolError]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, index: int) -> Batch | AfmolError:
+    def __getitem__(self, index: int) -> Any:
         try:
             return self.source.batch(index * self.world + self.rank)
         except AfmolError as error:
             return error
 
 
-def loader(batches: Batches, start: int = 0, workers: int = 2) -> Iterator[Batch]:
+def loader(batches: Batches, start: int = 0, workers: int = 2) -> Iterator[Any]:
     """The batches of the steps from `start` on, by `workers` processes, AHEAD each; 0: between the steps.
 
     Raises:

@@ -1,9 +1,8 @@
 """Packed sets of molecules (.npz): all that training reads, without RDKit or ASE."""
 
-import zipfile
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,15 +10,19 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
-from ..elements import BY_NUMBER, NUMBERS
+from ..elements import BY_NUMBER, ELEMENTS, NUMBERS, element_index
 from ..errors import MoleculeError
-from ..files import write_arrays
+from ..files import reading, write_arrays
 from ..structures import Molecule
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
+FLAT = 1.6
+"""Molecules less high than this when laid down, A, are flat: the ones that experiments image."""
 MAX_ATOMS = 255
 """Most atoms of a molecule, hydrogens included, that a packed set can hold."""
+LARGEST_WEIGHT = 10.0
+"""Of the heaviest molecule, in units of the lightest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +63,24 @@ class MoleculeSet:
 
     def where(self, chosen: Bool[np.ndarray, " molecules"]) -> "MoleculeSet":
         """The chosen molecules, in their order."""
-        atoms, bonds = np.repeat(chosen, self.n_atoms), np.repeat(chosen, self.n_bonds)
-        return MoleculeSet(
-            self.n_atoms[chosen],
-            self.n_bonds[chosen],
-            self.positions_milliangstrom[atoms],
-            self.numbers[atoms],
-            self.charges_e4[atoms],
-            self.bonds[bonds],
-            self.smiles[chosen],
-            None if self.split is None else self.split[chosen],
-            None if self.weight is None else self.weight[chosen],
-        )
+        atoms = np.repeat(chosen, self.n_atoms)
+        rows = dict.fromkeys(("positions_milliangstrom", "numbers", "charges_e4"), atoms)
+        rows["bonds"] = np.repeat(chosen, self.n_bonds)
+        arrays = {name: array[rows.get(name, chosen)] for name, array in self.arrays.items()}
+        return MoleculeSet(**arrays)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Those that are there, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of what images are made from: two sets with the same value give the same samples."""
+        digest = hashlib.sha256()
+        for array in (self.n_atoms, self.positions_milliangstrom, self.numbers, self.charges_e4, self.weight):
+            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def first_atom(self) -> Int[np.ndarray, " molecules"]:
@@ -82,6 +91,13 @@ class MoleculeSet:
     def first_bond(self) -> Int[np.ndarray, " molecules"]:
         """Row of each molecule's first bond."""
         return _starts(self.n_bonds)
+
+    @cached_property
+    def holds(self) -> Bool[np.ndarray, "molecules elements"]:
+        """Whether a molecule holds each of ELEMENTS."""
+        holds = np.zeros((len(self), len(ELEMENTS)), bool)
+        holds[np.repeat(np.arange(len(self)), self.n_atoms), element_index(self.numbers.astype(np.int64))] = True
+        return holds
 
     @cached_property
     def flatness(self) -> Float[np.ndarray, " molecules"]:
@@ -113,7 +129,7 @@ OPTIONAL_KEYS = {"split": ("u", (-1,)), "weight": ("f", (-1,))}
 
 
 def load_molecules(path: str | Path, part: Part | None = None) -> MoleculeSet:
-    """Read a packed set of molecules; the layout is that of `pack_molecules`, other arrays in the file are ignored.
+    """Read a packed set of molecules, laid out as CONVENTIONS.md says; other arrays in the file are ignored.
 
     Args:
         path: .npz file.
@@ -122,22 +138,15 @@ def load_molecules(path: str | Path, part: Part | None = None) -> MoleculeSet:
     Raises:
         MoleculeError: a file that is missing, damaged, or something else; a part without molecules.
     """
-    try:
-        with open(path, "rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise MoleculeError(f"{path} holds a single array; a set of molecules is an .npz file of several.")
-            with stored:
-                missing = [key for key in MOLECULE_SET_KEYS if key not in stored]
-                if missing:
-                    raise MoleculeError(f"{path} is not a set of molecules: it has no array {missing[0]!r}.")
-                arrays = {key: stored[key] for key in MOLECULE_SET_KEYS | OPTIONAL_KEYS if key in stored}
-    except FileNotFoundError:
-        raise MoleculeError(f"{path} does not exist; give the .npz file of a set of molecules.") from None
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError) as error:
-        raise MoleculeError(f"{path} cannot be read as an .npz file ({error}); is it complete?") from None
-    except (SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-        raise MoleculeError(f"{path} is damaged ({error}); fetch or write it again.") from None
+    with reading(path, "a set of molecules (.npz)", MoleculeError), open(path, "rb") as file:
+        stored = np.load(file, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise MoleculeError(f"{path} holds a single array; a set of molecules is an .npz file of several.")
+        with stored:
+            missing = [key for key in MOLECULE_SET_KEYS if key not in stored]
+            if missing:
+                raise MoleculeError(f"{path} is not a set of molecules: it has no array {missing[0]!r}.")
+            arrays = {key: stored[key] for key in MOLECULE_SET_KEYS | OPTIONAL_KEYS if key in stored}
     _check_arrays(path, arrays)
     arrays["bonds"] = np.sort(arrays["bonds"][:, :2], axis=1)  # the order of the bond, column 3, is not used
     molecules = MoleculeSet(**arrays)
@@ -150,13 +159,13 @@ def load_molecules(path: str | Path, part: Part | None = None) -> MoleculeSet:
 
 
 def pack_molecules(molecules: list[Molecule], path: str | Path) -> None:
-    """Write molecules with charges as a packed set; layout and errors as in `packed` and `write_molecules`."""
+    """Write molecules with charges as a packed set; errors as in `molecule_set` and `write_molecules`."""
     if not molecules:
         raise MoleculeError(f"There is no molecule to write to {path}.")
-    write_molecules(packed(molecules), path)
+    write_molecules(molecule_set(molecules), path)
 
 
-def packed(molecules: list[Molecule]) -> MoleculeSet:
+def molecule_set(molecules: list[Molecule]) -> MoleculeSet:
     """Molecules with charges as a set, rounded to what a file holds.
 
     Raises:
@@ -164,15 +173,16 @@ def packed(molecules: list[Molecule]) -> MoleculeSet:
             origin, no charges, a charge beyond 3.2767 e).
     """
     for number, molecule in enumerate(molecules):
-        what = f"Molecule {number} ({molecule.name!r}) cannot be packed:"
+        wrong = None
         if not 1 <= len(molecule) <= MAX_ATOMS or len(molecule.bonds) > 255:
-            text = f"{what} it has {len(molecule)} atoms and {len(molecule.bonds)} bonds, not 1 to 255."
+            wrong = f"it has {len(molecule)} atoms and {len(molecule.bonds)} bonds, not 1 to 255"
+        elif np.abs(molecule.positions).max() > 32.767:
+            wrong = "an atom lies more than 32.767 A from the origin; centre the molecule"
+        elif molecule.charges is None or not (np.abs(molecule.charges) <= 3.2767).all():
+            wrong = "it needs charges from -3.2767 to 3.2767 e"
+        if wrong:
+            text = f"Molecule {number} ({molecule.name!r}) cannot be packed: {wrong}."
             raise MoleculeError(text, "does not fit the file")
-        if np.abs(molecule.positions).max() > 32.767:
-            text = f"{what} an atom lies more than 32.767 A from the origin; centre the molecule."
-            raise MoleculeError(text, "does not fit the file")
-        if molecule.charges is None or not (np.abs(molecule.charges) <= 3.2767).all():
-            raise MoleculeError(f"{what} it needs charges from -3.2767 to 3.2767 e.", "does not fit the file")
     nothing = np.zeros((0, 3))
     return MoleculeSet(
         n_atoms=np.array([len(m) for m in molecules], np.uint8),
@@ -185,27 +195,32 @@ def packed(molecules: list[Molecule]) -> MoleculeSet:
     )
 
 
-def write_molecules(molecules: MoleculeSet, path: str | Path, further: Mapping[str, np.ndarray] | None = None) -> None:
-    """Write a packed set, a compressed .npz file of seven to nine arrays, and `further` ones that are not read again.
+def joined(sets: Sequence[MoleculeSet]) -> MoleculeSet:
+    """Several sets as one, in their order."""
+    arrays = [molecules.arrays for molecules in sets]
+    return MoleculeSet(**{name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]})
 
-    | key | type, shape | holds |
-    |---|---|---|
-    | `n_atoms`, `n_bonds` | uint8 (molecules,) | rows of each molecule |
-    | `positions_milliangstrom` | int16 (atoms, 3) | positions, 0.001 A |
-    | `numbers` | uint8 (atoms,) | atomic numbers |
-    | `charges_e4` | int16 (atoms,) | partial charges, 0.0001 e |
-    | `bonds` | uint8 (bonds, 3) | i, j within the molecule, 1 |
-    | `smiles` | bytes (molecules,) | name of each molecule, UTF-8 |
-    | `split`, if split | uint8 (molecules,) | 0 train, 1 validation, 2 test |
-    | `weight`, if weighted | float32 (molecules,) | how often to draw each, relative to the others |
+
+def write_molecules(molecules: MoleculeSet, path: str | Path, further: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write a packed set, laid out as CONVENTIONS.md says, with `further` arrays that are not read again.
 
     Raises:
         ConfigError: a file that cannot be written.
     """
-    arrays = {key: getattr(molecules, key) for key in MOLECULE_SET_KEYS | OPTIONAL_KEYS}
     ones = np.ones((len(molecules.bonds), 1), np.uint8)
-    arrays["bonds"] = np.hstack([molecules.bonds, ones])
-    write_arrays({key: array for key, array in arrays.items() if array is not None} | dict(further or {}), path)
+    write_arrays(molecules.arrays | {"bonds": np.hstack([molecules.bonds, ones])} | dict(further or {}), path)
+
+
+def balance(molecules: MoleculeSet) -> Float[np.ndarray, " molecules"]:
+    """How often to draw each molecule, so that rare elements are seen more often; the mean is 1.
+
+    One over the root of the share of molecules that hold the rarest element of this one: halfway between drawing all
+    molecules alike and drawing each element alike. No molecule is drawn more than LARGEST_WEIGHT times as often as
+    another.
+    """
+    rarest = np.where(molecules.holds, molecules.holds.mean(0), np.inf).min(1)
+    weight = np.minimum(np.sqrt(rarest.max() / rarest), LARGEST_WEIGHT)
+    return (weight / weight.mean()).astype(np.float32)
 
 
 def _check_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:

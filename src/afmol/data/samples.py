@@ -1,6 +1,6 @@
 """Training samples, made when they are needed: sample i is a function of (configuration, i).
 
-    molecule -> lay_down -> conditions (tip, height, force parameters) -> simulate -> add_artefacts -> Batch
+    molecule -> lay_down -> conditions (tip, height, force parameters) -> simulate_sample -> add_artefacts -> Batch
 
 Why force parameters are drawn at random: Lennard-Jones with point charges gets the contrast between elements wrong
 (the carboxylic oxygens of PTCDA, bright when measured, are dark in the model), and MMFF94 charges are 3-4 times those
@@ -8,19 +8,19 @@ fitted to densities from first principles. A network must not learn to trust eit
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..config import config_to_dict
 from ..elements import ELEMENTS, element_index, table
 from ..errors import ConfigError
-from ..simulation import Grid, Tip, simulate, standard_heights
+from ..simulation import STANDARD_DISTANCE, Grid, Tip, simulate, standard_heights
 from ..simulation.artefacts import (
-    Stack,
     background_tilt,
     blurred,
     compressed,
@@ -34,9 +34,8 @@ from ..simulation.artefacts import (
     white_noise,
     wider_oscillation,
 )
-from ..simulation.tip import STANDARD_DISTANCE
-from ..structures import Molecule, Scan
-from .molecules import MoleculeSet
+from ..structures import Molecule, Sample, Scan
+from .molecules import FLAT, MoleculeSet
 
 LABEL_DEPTH = 1.8
 """Atoms further below the topmost one (A) are not labelled at all: nothing of them is seen."""
@@ -51,12 +50,10 @@ class DataConfig:
     """How samples are drawn. Shares are probabilities; artefacts are drawn up to the value given."""
 
     seed: int = 0
-    together: int = 32
+    shard_size: int = field(default=32, metadata={"stored_as": "together"})
     """Samples in a row that share an image size: a multiple of the batch size; in a stored set, those of a shard."""
     flat_share: float = 0.6
-    """Share of samples of molecules flatter than `flat_limit`, the ones that experiments image."""
-    flat_limit: float = 1.6
-    """A."""
+    """Share of samples of molecules flatter than FLAT, the ones that experiments image."""
     halogenated_share: float = 0.0
     """Share of samples in which one to three hydrogens on carbon are replaced by halogens, which are rare in flat
     molecules."""
@@ -66,7 +63,7 @@ class DataConfig:
     """A."""
     slices: int = 10
     windows: tuple[tuple[int, int], ...] = ((64, 64), (64, 48), (48, 64), (56, 56), (48, 48))
-    """Image sizes in pixels; one of them for each `together` samples."""
+    """Image sizes in pixels; one of them for each `shard_size` samples."""
     tilt: float = 5.0
     """Standard deviation of the tilt of a molecule against the surface, degrees."""
     bend: float = 0.3
@@ -105,17 +102,16 @@ class DataConfig:
         wrong = next((name for name in shares if getattr(self, name) > 1), None)
         if wrong:
             raise ConfigError(f"data.{wrong} is a share: 0 to 1.")
-        if (
-            min(self.together, self.slices, *(side for window in self.windows for side in window), len(self.windows))
-            < 1
-        ):
-            raise ConfigError("data.together, data.slices and the sides of at least one window must be 1 or more.")
+        sides = [side for window in self.windows for side in window]
+        if min(self.shard_size, self.slices, len(sides), *sides) < 1:
+            raise ConfigError("data.shard_size, data.slices and the sides of at least one window must be 1 or more.")
         if not 0.01 <= self.pixel <= 1 or self.distance[0] > self.distance[1] or self.blur > 100:
             raise ConfigError("data.pixel must be 0.01 to 1 A, data.blur at most 100 pixels, data.distance ascend.")
 
 
-Sample = tuple[Float[np.ndarray, "_ _ _"], Molecule]
-"""A stack (nx, ny, slices) and its labels in the image's frame."""
+def stored_form(config: DataConfig) -> dict[str, Any]:
+    """The configuration as shards of afmol-shard/1 spell it, so that one set has one checksum whoever makes it."""
+    return config_to_dict(config) | {"flat_limit": FLAT}
 
 
 class Batch(NamedTuple):
@@ -167,7 +163,7 @@ def lay_down(
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
+class ImagingConditions:
     """How a molecule is imaged."""
 
     tip: Tip
@@ -180,15 +176,15 @@ class Conditions:
     depth_scale: Float[np.ndarray, " e"]
 
 
-def nominal_conditions(rng: np.random.Generator) -> Conditions:
+def nominal_conditions(rng: np.random.Generator) -> ImagingConditions:
     """The original data set's tip, nominal force parameters, height 2.97 +- 0.25 A above a topmost carbon."""
     ones = np.ones(len(ELEMENTS))
-    return Conditions(Tip(), STANDARD_DISTANCE + rng.uniform(-0.25, 0.25), 0.1, 1.0, ones, ones)
+    return ImagingConditions(Tip(), STANDARD_DISTANCE + rng.uniform(-0.25, 0.25), 0.1, 1.0, ones, ones)
 
 
 def random_conditions(
-    rng: np.random.Generator, distance: tuple[float, float], radius_error: float = DataConfig.radius_error
-) -> Conditions:
+    rng: np.random.Generator, distance: tuple[float, float], radius_error: float
+) -> ImagingConditions:
     """Ranges of real tips and of how wrong the force model may be (see the module's text)."""
     step = rng.uniform(0.06, 0.14)
     steps = int(np.clip(round(rng.uniform(0.4, 1.4) / step), 4, 14))
@@ -197,7 +193,7 @@ def random_conditions(
         amplitude=steps * step,
         steps=steps,
     )
-    return Conditions(
+    return ImagingConditions(
         tip,
         rng.uniform(*distance),
         step,
@@ -207,9 +203,9 @@ def random_conditions(
     )
 
 
-def image(
+def simulate_sample(
     molecule: Molecule,
-    conditions: Conditions,
+    conditions: ImagingConditions,
     origin: tuple[float, float],
     shape: tuple[int, int],
     pixel: float,
@@ -261,7 +257,7 @@ def add_artefacts(
 def draw_molecule(molecules: MoleculeSet, rng: np.random.Generator, config: DataConfig) -> Molecule:
     """A molecule of the set by its weights, if it has any; flat ones weighted up."""
     among = np.arange(len(molecules))
-    flat = np.flatnonzero(molecules.flatness < config.flat_limit)
+    flat = np.flatnonzero(molecules.flatness < FLAT)
     if len(flat) and rng.random() < config.flat_share:
         among = flat
     if molecules.weight is None:
@@ -295,10 +291,14 @@ def halogenated(molecule: Molecule, rng: np.random.Generator, most: int = 3) -> 
     return replace(molecule, positions=p, numbers=numbers, charges=charges)
 
 
-def make_sample(molecules: MoleculeSet, config: DataConfig, i: int) -> Sample:
-    """Sample i: the spoiled stack and the labelled atoms (in the image, at most LABEL_DEPTH deep), image frame."""
+def make_sample(molecules: MoleculeSet, config: DataConfig, i: int, shift: tuple[float, float] = (0.0, 0.0)) -> Sample:
+    """Sample i: the stack with artefacts and the labelled atoms (in the image, at most LABEL_DEPTH deep).
+
+    `shift`, A: the same scene and noise, with the image moved over it, so that atoms lie that much farther to the left
+    and below.
+    """
     rng = np.random.default_rng((config.seed, 1, i))
-    window = np.random.default_rng((config.seed, 2, i // config.together)).choice(config.windows)
+    window = np.random.default_rng((config.seed, 2, i // config.shard_size)).choice(config.windows)
     nominal = rng.random() < config.nominal_share
     molecule = draw_molecule(molecules, rng, config)
     if config.halogenated_share and rng.random() < config.halogenated_share:
@@ -311,16 +311,10 @@ def make_sample(molecules: MoleculeSet, config: DataConfig, i: int) -> Sample:
         conditions = random_conditions(rng, config.distance, config.radius_error)
     size = window * config.pixel
     spare = np.abs(np.ptp(molecule.positions[:, :2], axis=0) + 3.0 - size) / 2
-    origin = -size / 2 + rng.uniform(-1, 1, 2) * (spare + 1.0)
-    scan = image(
-        molecule,
-        conditions,
-        (origin[0], origin[1]),
-        (int(window[0]), int(window[1])),
-        config.pixel,
-        config.slices,
-    )
-    return add_artefacts(scan.data, rng, config), labels(molecule, origin, size)
+    x, y = -size / 2 + rng.uniform(-1, 1, 2) * (spare + 1.0) + shift
+    shape = (int(window[0]), int(window[1]))
+    scan = simulate_sample(molecule, conditions, (x, y), shape, config.pixel, config.slices)
+    return Sample(replace(scan, data=add_artefacts(scan.data, rng, config)), labels(molecule, np.array([x, y]), size))
 
 
 def labels(molecule: Molecule, origin: Float[np.ndarray, " 2"], size: Float[np.ndarray, " 2"]) -> Molecule:
@@ -337,37 +331,41 @@ def labels(molecule: Molecule, origin: Float[np.ndarray, " 2"], size: Float[np.n
     return Molecule(p[keep], molecule.numbers[keep], place[bonds], charges)
 
 
-def turned(stack: Stack, molecule: Molecule, size: tuple[float, float], turns: int) -> Sample:
-    """Image and atoms by quarter turns counter-clockwise; `size` are the lengths before, A."""
-    p = molecule.positions.copy()
-    lx, ly = size
+def turned(sample: Sample, turns: int) -> Sample:
+    """Image and atoms by quarter turns counter-clockwise."""
+    scan, molecule = sample
+    p, (lx, ly) = molecule.positions.copy(), scan.size
     for _ in range(turns % 4):
         p[:, :2] = np.stack([ly - p[:, 1], p[:, 0]], 1)
         lx, ly = ly, lx
-    return np.rot90(stack, turns), replace(molecule, positions=p)
+    return Sample(replace(scan, data=np.rot90(scan.data, turns), size=(lx, ly)), replace(molecule, positions=p))
 
 
-def mirrored(stack: Stack, molecule: Molecule, size: tuple[float, float]) -> Sample:
+def mirrored(sample: Sample) -> Sample:
     """Image and atoms, left and right exchanged."""
-    return stack[::-1], replace(molecule, positions=molecule.positions * [-1, 1, 1] + [size[0], 0, 0])
+    scan, molecule = sample
+    p = molecule.positions * [-1, 1, 1] + [scan.size[0], 0, 0]
+    return Sample(replace(scan, data=scan.data[::-1]), replace(molecule, positions=p))
 
 
-def cropped(
-    stack: Stack, molecule: Molecule, size: tuple[float, float], start: tuple[int, int], shape: tuple[int, int]
-) -> Sample:
+def cropped(sample: Sample, start: tuple[int, int], shape: tuple[int, int]) -> Sample:
     """The part of `shape` pixels from pixel `start` on, and the atoms that are labelled in it."""
-    pixel = np.array(size) / stack.shape[:2]
-    part = stack[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
-    return part, labels(molecule, start * pixel, part.shape[:2] * pixel)
+    scan, molecule = sample
+    part = scan.data[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
+    pixel = np.array(scan.pixel)
+    lx, ly = (float(side) for side in part.shape[:2] * pixel)
+    atoms = labels(molecule, np.array(start) * pixel, np.array([lx, ly]))
+    return Sample(replace(scan, data=part, size=(lx, ly)), atoms)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Pack samples of one image size into a Batch."""
-    start = np.cumsum([0] + [len(m) for _, m in samples])
+    stacks, atoms = [s.scan.data for s in samples], [s.molecule for s in samples]
+    start = np.cumsum([0] + [len(m) for m in atoms])
     return Batch(
-        images=torch.from_numpy(np.stack([s.transpose(2, 0, 1) for s, _ in samples]).astype(np.float32)),
-        positions=torch.from_numpy(np.concatenate([m.positions for _, m in samples]).astype(np.float32)),
-        elements=torch.from_numpy(np.concatenate([element_index(m.numbers) for _, m in samples])),
-        molecule=torch.from_numpy(np.repeat(np.arange(len(samples)), np.diff(start))),
-        bonds=torch.from_numpy(np.concatenate([m.bonds + s for (_, m), s in zip(samples, start, strict=False)])),
+        images=torch.from_numpy(np.stack([stack.transpose(2, 0, 1) for stack in stacks]).astype(np.float32)),
+        positions=torch.from_numpy(np.concatenate([m.positions for m in atoms]).astype(np.float32)),
+        elements=torch.from_numpy(np.concatenate([element_index(m.numbers) for m in atoms])),
+        molecule=torch.from_numpy(np.repeat(np.arange(len(atoms)), np.diff(start))),
+        bonds=torch.from_numpy(np.concatenate([m.bonds + s for m, s in zip(atoms, start, strict=False)])),
     )

@@ -1,27 +1,17 @@
 """Stored samples: a folder of HDF5 shards, each written whole or not at all, each saying what it was made from.
 
-Shard k of a configuration holds its samples k * together ... (k + 1) * together - 1 and is a function of
-(configuration, set of molecules, k) alone: it does not matter which machine makes it, or when. A shard:
-
-    bytes 0-511       text: the format and the SHA-256 of the rest (HDF5 skips them as its user block)
-    /GROUP            attributes `size`: lengths of the images in x and y, A; `origin`: JSON, what it was made from
-    /GROUP/X          float32 (samples, 1, nx, ny, nz)   the stacks, the last slice the closest
-    /GROUP/xyz        float32 (samples, most, 5)         x, y, z (A), charge (e), atomic number; rows of zeros fill up
-    /GROUP/bonds      int32 (bonds, 2)                   pairs of rows of xyz, sample after sample
-    /GROUP/n_bonds    int32 (samples,)
-
-GROUP is train, val or test. These names and `X`, `xyz` are those of Graph-AFM (Oinonen et al., MRS Bulletin 2022;
-scripts/generate_data.py), whose scripts read the files with box_borders = ((0, 0, -1.5), (size_x, size_y, 0.5)).
+Shard k of a configuration holds its samples k * shard_size ... (k + 1) * shard_size - 1 and is a function of
+(configuration, set of molecules, k) alone: it does not matter which machine makes it, or when. docs/samples.md lists
+what is in the file, which the scripts of Graph-AFM read as well (Oinonen et al., MRS Bulletin 2022).
 """
 
-import dataclasses
 import hashlib
 import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +19,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..errors import AfmolError, ConfigError, ScanError, ShardError
-from ..files import make_folder, write_file
+from ..files import make_folder, reading, write_file
 from ..resampling import resampled
-from ..structures import Molecule, Scan
+from ..structures import Molecule, Sample, Scan
 from .molecules import MoleculeSet, Part, load_molecules
-from .samples import DataConfig, Sample, labels, make_sample
-from .workers import results
+from .samples import DataConfig, labels, make_sample, stored_form
+from .workers import FileTask, make_file, results
 
 FORMAT = "afmol-shard/1"
 HEADER = 512
@@ -50,7 +40,7 @@ class SetConfig:
     molecules: str
     """Packed molecule set (.npz)."""
     samples: int = 10240
-    """Rounded up to whole shards of `data.together`."""
+    """Rounded up to whole shards of `data.shard_size`."""
     part: Part = "train"
     """Which molecules of the set, if it is split."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -68,17 +58,17 @@ class Shard(NamedTuple):
     n_bonds: Int[np.ndarray, " n"]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], size: tuple[float, float], part: str) -> "Shard":
+    def of(cls, samples: Sequence[Sample], part: str) -> "Shard":
         """Pack samples of one image size."""
-        atoms = [molecule for _, molecule in samples]
+        atoms = [sample.molecule for sample in samples]
         xyz = np.zeros((len(samples), max(1, *(len(m) for m in atoms)), 5), np.float32)
         for row, m in zip(xyz, atoms, strict=True):
             charges = np.zeros(len(m)) if m.charges is None else m.charges
             row[: len(m)] = np.column_stack([m.positions, charges, m.numbers])
         return cls(
             part,
-            np.stack([stack for stack, _ in samples]).astype(np.float32),
-            size,
+            np.stack([sample.scan.data for sample in samples]).astype(np.float32),
+            samples[0].scan.size,
             xyz,
             np.concatenate([m.bonds for m in atoms]).astype(np.int32),
             np.array([len(m.bonds) for m in atoms], np.int32),
@@ -91,10 +81,10 @@ class Shard(NamedTuple):
             rows = self.xyz[i][self.xyz[i, :, 4] > 0]
             bonds = self.bonds[ends[i] - self.n_bonds[i] : ends[i]].astype(np.int64)
             numbers, charges = rows[:, 4].astype(np.int64), rows[:, 3].astype(float)
-            yield self.images[i], Molecule(rows[:, :3].astype(float), numbers, bonds, charges)
+            yield Sample(Scan(self.images[i], self.size), Molecule(rows[:, :3].astype(float), numbers, bonds, charges))
 
 
-def packed(shard: Shard, origin: dict[str, Any]) -> bytes:
+def shard_bytes(shard: Shard, origin: dict[str, Any]) -> bytes:
     """The file of a shard; `origin` says what it was made from."""
     import h5py
 
@@ -134,6 +124,11 @@ def read_shard(path: str | Path) -> tuple[Shard, dict[str, Any]]:
     return Shard(part, images, (lx, ly), **arrays), origin
 
 
+def checksum(paths: Iterable[str | Path]) -> str:
+    """SHA-256 of what shards say of their contents; ShardError as of `shard_length`."""
+    return hashlib.sha256(b"".join(_bytes(path, HEADER) for path in paths)).hexdigest()
+
+
 def shard_length(path: str | Path) -> int:
     """How many samples a shard says it holds; nothing else is looked at, no checksum compared.
 
@@ -143,20 +138,14 @@ def shard_length(path: str | Path) -> int:
     import h5py
 
     _bytes(path, len(FORMAT))
-    try:
-        with h5py.File(path, "r") as file:
-            return next(len(file[name]["n_bonds"]) for name in GROUPS.values() if name in file)
-    except (OSError, KeyError, RuntimeError, StopIteration, TypeError, ValueError) as error:
-        raise ShardError(f"{path} is damaged ({' '.join(str(error).split())}); make it again.") from error
+    with reading(path, "a shard of samples", ShardError), h5py.File(path, "r") as file:
+        return next(len(file[name]["n_bonds"]) for name in GROUPS.values() if name in file)
 
 
 def _bytes(path: str | Path, most: int = -1) -> bytes:
     """A file, or its start, that begins as a shard does."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(most)
-    except OSError as error:
-        raise ShardError(f"{path} cannot be read ({(error.strerror or 'error').lower()}).") from error
+    with reading(path, "a shard of samples", ShardError), open(path, "rb") as file:
+        content = file.read(most)
     if not content.startswith(FORMAT.encode()):
         raise ShardError(f"{path} is not a shard of samples of this version of afmol ({FORMAT}); move it away.")
     return content
@@ -167,28 +156,15 @@ def _bytes(path: str | Path, most: int = -1) -> bytes:
 
 def origin_of(config: SetConfig) -> dict[str, Any]:
     """What the shards of a configuration are made from; places of files do not matter, what is in them does."""
-    try:
-        content = Path(config.molecules).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"The molecules {config.molecules} cannot be read ({error.strerror}).") from error
-    return {
-        "molecules": hashlib.sha256(content).hexdigest(),
-        "part": config.part,
-        "data": dataclasses.asdict(config.data),
-    }
-
-
-class _Task(NamedTuple):
-    config: SetConfig
-    origin: dict[str, Any]
-    k: int
-    path: Path
+    with reading(config.molecules, "a set of molecules", ConfigError):
+        sha256 = hashlib.sha256(Path(config.molecules).read_bytes()).hexdigest()
+    return {"molecules": sha256, "part": config.part, "data": stored_form(config.data)}
 
 
 def make(
     config: SetConfig, folder: str | Path, scheduler: str = "", workers: int | None = None
-) -> Iterator[tuple[int, Path, str]]:
-    """Make the shards of a configuration that are not there yet, in any order: (k, file, what was done).
+) -> Iterator[tuple[Path, str]]:
+    """Make the shards of a configuration that are not there yet, in any order: which file, and what was done.
 
     A shard that is there, whole and of this configuration, is kept; a damaged one is made again. See `workers.results`
     for scheduler and workers.
@@ -203,34 +179,31 @@ def make(
     load_molecules(config.molecules, config.part)  # a mistake is told before the workers start
     folder = make_folder(folder)
     origin = origin_of(config)
-    tasks = (
-        _Task(config, origin, k, (folder / f"{config.part}_{k:05d}.h5").resolve())
-        for k in range(-(-config.samples // config.data.together))
-    )
-    yield from results(make_shard, tasks, scheduler, workers)
+
+    def task(k: int) -> FileTask:
+        path, made_from = (folder / f"{config.part}_{k:05d}.h5").resolve(), origin | {"shard": k}
+        return FileTask(path, partial(_made_shard, config, made_from), partial(_is_shard_of, path, made_from))
+
+    yield from results(make_file, map(task, range(-(-config.samples // config.data.shard_size))), scheduler, workers)
 
 
-def make_shard(task: _Task) -> tuple[int, Path, str]:
-    """Make one shard unless it is there."""
-    config, origin, k, path = task
-    done = "made"
-    if path.exists() and path.stat().st_size:
-        _bytes(path, len(FORMAT))  # another program's file is not ours to replace
-        try:
-            _, found = read_shard(path)
-        except ShardError:
-            done = "made again, it was damaged"
-        else:
-            if found != json.loads(json.dumps(origin | {"shard": k})):
-                raise ShardError(f"{path} is a shard of another configuration; choose another folder.")
-            return k, path, "kept"
+def _made_shard(config: SetConfig, origin: dict[str, Any]) -> bytes:
     molecules = _molecules(config.molecules, config.part, origin["molecules"])
-    first = k * config.data.together
-    samples = [make_sample(molecules, config.data, i) for i in range(first, first + config.data.together)]
-    nx, ny, _ = samples[0][0].shape
-    size = (nx * config.data.pixel, ny * config.data.pixel)
-    write_file(path, packed(Shard.of(samples, size, config.part), origin | {"shard": k}))
-    return k, path, done
+    first = origin["shard"] * config.data.shard_size
+    samples = [make_sample(molecules, config.data, i) for i in range(first, first + config.data.shard_size)]
+    return shard_bytes(Shard.of(samples, config.part), origin)
+
+
+def _is_shard_of(path: Path, origin: dict[str, Any]) -> bool:
+    """Whether a file is a whole shard; ShardError if it is another program's or of another configuration."""
+    _bytes(path, len(FORMAT))
+    try:
+        _, found = read_shard(path)
+    except ShardError:
+        return False
+    if found != json.loads(json.dumps(origin)):
+        raise ShardError(f"{path} is a shard of another configuration; choose another folder.")
+    return True
 
 
 @lru_cache(maxsize=1)
@@ -243,9 +216,9 @@ def _molecules(path: str, part: Part, sha256: str) -> MoleculeSet:
 
 
 def store(
-    samples: Iterable[tuple[Scan, Molecule]], folder: str | Path, part: Part, pixel: float, slices: int, together: int
+    samples: Iterable[Sample], folder: str | Path, part: Part, pixel: float, slices: int, shard_size: int
 ) -> Iterator[Path]:
-    """Shards of other people's samples (`files.read_tar`, `files.read_hdf5_samples`): each file once it is written.
+    """Shards of other people's samples (`foreign.read_tar`, `foreign.read_hdf5_samples`): each file once it is written.
 
     Images are brought to a pixel size (A) and a number of slices; samples of one image size go together.
 
@@ -254,41 +227,43 @@ def store(
         What reading the samples raises, after those before have been written.
     """
     waiting: dict[tuple[int, ...], list[Sample]] = {}
-    sources: dict[tuple[int, ...], list[str]] = {}
     numbers = itertools.count()
 
-    def written(shape: tuple[int, ...]) -> Path:
+    def written(together: list[Sample]) -> Path:
         path = Path(folder) / f"{part}_{next(numbers):05d}.h5"
-        size = (shape[0] * pixel, shape[1] * pixel)
-        write_file(path, packed(Shard.of(waiting.pop(shape), size, part), {"imported": sources.pop(shape)}))
+        write_file(path, shard_bytes(Shard.of(together, part), {"imported": [s.scan.source for s in together]}))
         return path
 
     if any(make_folder(folder).glob(f"{part}_*.h5")):
         raise ShardError(f"{folder} holds {part} shards already; choose an empty folder.")
     error, stream = None, iter(samples)
-    while True:
+    while error is None:
         try:
-            scan, molecule = next(stream)
+            sample = _resampled(next(stream), pixel, slices)
         except StopIteration:
             break
         except AfmolError as problem:
             error = problem
-            break
-        try:
-            stack, scale = resampled(scan, pixel, slices, np.inf)
-        except ScanError as problem:
-            error = ScanError(f"{scan.source}: {problem}")
-            break
-        shape, size = stack.shape, np.array(stack.shape[:2]) * pixel
-        moved = dataclasses.replace(molecule, positions=molecule.positions / [*scale, 1.0])
-        waiting.setdefault(shape, []).append((stack, labels(moved, np.zeros(2), size)))
-        sources.setdefault(shape, []).append(scan.source)
-        if len(waiting[shape]) == together:
-            yield written(shape)
-    for shape in list(waiting):
-        yield written(shape)
+            continue
+        shape = sample.scan.data.shape
+        waiting.setdefault(shape, []).append(sample)
+        if len(waiting[shape]) == shard_size:
+            yield written(waiting.pop(shape))
+    yield from map(written, waiting.values())
     if error:
         raise error
+
+
+def _resampled(sample: Sample, pixel: float, slices: int) -> Sample:
+    """A sample as it is stored, its labels cut at the edge of the image and in depth."""
+    scan, molecule = sample
+    try:
+        stack, scale = resampled(scan, pixel, slices, np.inf)
+    except ScanError as problem:
+        raise ScanError(f"{scan.source}: {problem}") from problem
+    size = (stack.shape[0] * pixel, stack.shape[1] * pixel)
+    moved = replace(molecule, positions=molecule.positions / [*scale, 1.0])
+    return Sample(Scan(stack, size, source=scan.source), labels(moved, np.zeros(2), np.array(size)))
 
 
 def shard_files(folder: str | Path, part: Part | None = None) -> list[Path]:
@@ -306,29 +281,22 @@ def shard_files(folder: str | Path, part: Part | None = None) -> list[Path]:
     return files
 
 
-def some_samples(
-    source: SetConfig | Path, first: int, count: int
-) -> Iterator[tuple[Float[np.ndarray, "nx ny nz"], Molecule, tuple[float, float]]]:
-    """Samples with the lengths of their images (A): of a folder of shards, in order, or made as a configuration says.
+def some_samples(source: SetConfig | Path, first: int, count: int) -> Iterator[Sample]:
+    """Samples of a folder of shards, in order, or made as a configuration says.
 
     Raises:
         ShardError: no shards, a damaged one, or no sample `first`. MoleculeError: molecules that cannot be read.
     """
     if isinstance(source, SetConfig):
         molecules = load_molecules(source.molecules, source.part)
-        for i in range(first, first + count):
-            stack, atoms = make_sample(molecules, source.data, i)
-            yield stack, atoms, (stack.shape[0] * source.data.pixel, stack.shape[1] * source.data.pixel)
+        yield from (make_sample(molecules, source.data, i) for i in range(first, first + count))
         return
-    wanted = range(first, first + count)
     passed = 0
     for file in shard_files(source):
         length = shard_length(file)
-        if passed < wanted.stop and passed + length > first:
-            shard, _ = read_shard(file)
-            for i, (stack, atoms) in enumerate(shard.samples(), passed):
-                if i in wanted:
-                    yield stack, atoms, shard.size
+        if first < passed + length and passed < first + count:
+            here = range(max(0, first - passed), min(length, first + count - passed))
+            yield from read_shard(file)[0].samples(here)
         passed += length
     if passed <= first:
         raise ShardError(f"{source} holds {passed} samples; there is no sample {first}.")

@@ -1,7 +1,7 @@
-"""Many tasks on many processes: on this machine or on a cluster, by Dask.
+"""Many tasks on many processes, on this machine or on a cluster, by Dask; and files that can be made again at any time.
 
 A task is a function of its arguments alone that says where its result lies, so that it does not matter who does it, or
-how often: a worker that dies costs nothing but its time.
+how often: a worker that dies costs nothing but its time, and work that was stopped goes on where it was.
 """
 
 import contextlib
@@ -11,9 +11,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import AfmolError, ConfigError
+from ..files import write_file
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 RETRIES = 3
 """How often a task that failed, or whose worker died, is given to another."""
@@ -26,6 +31,27 @@ QUEUE = 3600.0
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
+
+
+class FileTask(NamedTuple):
+    """A file that anybody can make, again if it must be; its functions are of modules, so that other processes find
+    them."""
+
+    path: Path
+    content: Callable[[], bytes]
+    whole: Callable[[], object]
+    """Something true if what lies there is whole and this task's; raises an AfmolError if it is not ours to replace."""
+
+
+def make_file(task: FileTask) -> tuple[Path, str]:
+    """Make a file unless it is there, and say what was done; with `results`, work that can be stopped at any time."""
+    done = "made"
+    if task.path.exists() and task.path.stat().st_size:
+        if task.whole():
+            return task.path, "kept"
+        done = "made again, it was damaged"
+    write_file(task.path, task.content())
+    return task.path, done
 
 
 def results(
@@ -51,56 +77,71 @@ def results(
     if workers == 0 and not scheduler:
         yield from map(function, tasks)
         return
-    import dask
-    from distributed import CancelledError, Client, KilledWorker, as_completed
+    from distributed import CancelledError, KilledWorker
     from distributed.comm import CommClosedError
+
+    with _client(scheduler, workers or os.cpu_count()) as client:
+        try:
+            yield from _spread(client, function, iter(tasks))
+        except KilledWorker as error:
+            text = f"{RETRIES + 1} workers died over the same task; is there memory enough for so many?"
+            raise ConfigError(text) from error
+        except TimeoutError as error:
+            raise ConfigError(f"The Dask scheduler at {scheduler} has no workers; start some.") from error
+        except (CommClosedError, CancelledError) as error:
+            raise ConfigError("The Dask scheduler is gone; start it, and the same command goes on.") from error
+
+
+@contextlib.contextmanager
+def _client(scheduler: str, workers: int | None) -> "Iterator[Client]":
+    """A connection to a scheduler; without an address to one of this machine, with as many workers."""
+    import dask
+    from distributed import Client
 
     # A port of its own, so that two commands at once do not get in each other's way; no words about workers that are
     # stopped, on purpose or to be started again.
-    local = {"n_workers": workers or os.cpu_count(), "threads_per_worker": 1, "dashboard_address": ":0"}
+    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
     local["silence_logs"] = logging.CRITICAL
     limits = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.comm.timeouts.connect": PATIENCE}
     # Dask keeps the last 1000 messages to each worker for its own developers, and with them the tasks.
     limits["distributed.admin.low-level-log-length"] = 2
     with dask.config.set(limits):
         try:
-            with _deaf():
+            with _children_ignore_ctrl_c():
                 client = Client(scheduler, set_as_default=False) if scheduler else Client(set_as_default=False, **local)
         except (OSError, ValueError) as error:
             raise ConfigError(f"No Dask scheduler answers at {scheduler}; check the address.") from error
         with client:
-            waiting = iter(tasks)
-            running = as_completed(loop=client.loop)
+            yield client
 
-            def fill() -> None:
-                """Give AHEAD tasks to each worker that there is by now; a cluster may start some when it sees tasks."""
-                room = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"])) - running.count()
-                more = islice(waiting, max(0, room))
-                running.update(client.submit(_tried, function, t, retries=RETRIES, pure=False) for t in more)
 
-            try:
-                fill()
-                client.wait_for_workers(1, QUEUE)
-                fill()
-                for done in running:
-                    found = done.result()
-                    if isinstance(found, AfmolError):
-                        raise found
-                    yield found
-                    done.release()
-                    fill()
-            except KilledWorker as error:
-                text = f"{RETRIES + 1} workers died over the same task; is there memory enough for so many?"
-                raise ConfigError(text) from error
-            except TimeoutError as error:
-                raise ConfigError(f"The Dask scheduler at {scheduler} has no workers; start some.") from error
-            except (CommClosedError, CancelledError) as error:
-                raise ConfigError("The Dask scheduler is gone; start it, and the same command goes on.") from error
+def _spread(client: "Client", function: Callable[[_Task], _Result], waiting: Iterator[_Task]) -> Iterator[_Result]:
+    """The results of the tasks, AHEAD of them at each worker that there is by now."""
+    from distributed import as_completed
+
+    running = as_completed(loop=client.loop)
+
+    def fill() -> None:
+        # Before there are workers too: a cluster may start some when it sees tasks.
+        room = AHEAD * max(1, len(client.scheduler_info(n_workers=-1)["workers"])) - running.count()
+        more = islice(waiting, max(0, room))
+        running.update(client.submit(_result_or_mistake, function, t, retries=RETRIES, pure=False) for t in more)
+
+    fill()
+    client.wait_for_workers(1, QUEUE)
+    fill()
+    for done in running:
+        found = done.result()
+        if isinstance(found, AfmolError):
+            raise found
+        yield found
+        done.release()
+        fill()
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that are started here do not hear Ctrl-C, which is for this one to tell: they would all complain."""
+def _children_ignore_ctrl_c() -> Iterator[None]:
+    """Ctrl-C is for this process to tell; those that are started here would all complain."""
     if threading.current_thread() is not threading.main_thread():  # only there can it be set
         yield
         return
@@ -111,7 +152,7 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _tried(function: Callable[[_Task], _Result], task: _Task) -> _Result | AfmolError:
+def _result_or_mistake(function: Callable[[_Task], _Result], task: _Task) -> _Result | AfmolError:
     """A mistake of the user is a result: to try again would not mend it."""
     try:
         return function(task)

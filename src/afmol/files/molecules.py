@@ -1,16 +1,20 @@
-"""Molecules in .xyz, plain and extended, and in .sdf and .mol."""
+"""Molecules in .xyz, plain and extended, in .sdf and .mol, and in RDKit, which reads and writes these two."""
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..elements import bonds_by_distance
 from ..errors import MoleculeError
 from ..structures import Molecule
+
+if TYPE_CHECKING:
+    import rdkit.Chem
 
 # xyz
 
@@ -25,57 +29,84 @@ def parse_xyz(text: str, name: str) -> Molecule:
 
     A fifth column of plain xyz is read as charges if there are five columns in every row and the fifth holds numbers
     of both signs whose sum is whole to 0.05; radii, masses and labels have one sign.
+
+    Raises:
+        MoleculeError: as of `xyz_rows` and `xyz_atoms`, and of ASE for an extended one.
+    """
+    comment, rows = xyz_rows(text)
+    if "Properties=" in comment:
+        molecule = _extended(text, name)
+    else:
+        numbers, positions = xyz_atoms(rows)
+        charges = _charges([row[4] for row in rows]) if all(len(row) == 5 for row in rows) else None
+        molecule = Molecule(positions, numbers, np.zeros((0, 2), int), charges, name=name)
+    return replace(molecule, bonds=bonds_by_distance(molecule.positions, molecule.numbers))
+
+
+def xyz_rows(text: str) -> tuple[str, list[list[str]]]:
+    """The comment and the cells of each atom of the first frame.
+
+    Raises:
+        MoleculeError: no number of atoms, or fewer of them.
     """
     lines = text.split("\n")
-    if not re.fullmatch(r"\s*\d+\s*", lines[0]) or len(lines) < 2:
+    if not re.fullmatch(r"\s*\d{1,9}\s*", lines[0]) or len(lines) < 2:
         raise MoleculeError("the first line must be the number of atoms and the second a comment; mend the file.")
     n = int(lines[0])
     if n == 0:
         raise MoleculeError("it holds no atoms; give a file with at least one.")
-    if len([line for line in lines[2 : 2 + n] if line.strip()]) < n:
+    rows = [line.split() for line in lines[2 : 2 + n] if line.strip()]
+    if len(rows) < n:
         raise MoleculeError(f"it should hold {n} atoms but ends before; it is cut off.")
-    charges, confidence = None, None
-    if "Properties=" in lines[1]:
-        import ase.io
+    return lines[1], rows
 
-        atoms: Any = ase.io.read(io.StringIO(text), index=0, format="extxyz")
-        numbers, positions, found = atoms.numbers, atoms.positions, dict(atoms.arrays)
-        # ASE moves columns that it takes for results, charges among them, into a calculator.
-        found |= {} if atoms.calc is None else atoms.calc.results
-        charges = next((found[key] for key in ("charges", "charge", "initial_charges", "q") if key in found), None)
-        confidence = found.get("confidence")
-        name = str(atoms.info.get("name", name))
-    else:
-        table = [line.split() for line in lines[2 : 2 + n]]
-        if any(len(row) < 4 for row in table):
-            raise MoleculeError("each atom needs an element and three coordinates; mend the lines that have fewer.")
-        numbers = np.array([atomic_number(row[0]) for row in table])
-        positions = np.array([[float(value) for value in row[1:4]] for row in table])
-        if all(len(row) == 5 for row in table):
-            charges = _charges([row[4] for row in table])
-    numbers = np.asarray(numbers, int)
-    positions = np.asarray(positions, float)
-    if not np.isin(numbers, np.arange(119)).all():
-        raise MoleculeError(f"{numbers.max()} is not an atomic number; mend the first column.")
-    return Molecule(
-        positions,
-        numbers,
-        bonds_by_distance(positions, numbers),
-        charges=None if charges is None else np.asarray(charges, float).reshape(n),
-        confidence=None if confidence is None else np.asarray(confidence, float).reshape(n),
-        name=name,
-    )
+
+def xyz_atoms(rows: list[list[str]]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 3"]]:
+    """Atomic numbers and positions of the cells of atoms: element or atomic number, x, y, z.
+
+    Raises:
+        MoleculeError: fewer cells, no such element, no numbers.
+    """
+    if any(len(row) < 4 for row in rows):
+        raise MoleculeError("each atom needs an element and three coordinates; mend the lines that have fewer.")
+    numbers = np.array([atomic_number(row[0]) for row in rows])
+    try:
+        return numbers, np.array([[float(value) for value in row[1:4]] for row in rows])
+    except ValueError as error:
+        raise MoleculeError(f"the coordinates must be numbers ({error}); it is damaged.") from error
 
 
 def atomic_number(label: str) -> int:
     """Of a symbol or a number, as text. Raises MoleculeError: neither."""
     from ase.data import atomic_numbers
 
-    if label.isdecimal():
+    if label.isdecimal() and len(label) < 4:
         return int(label)
     if label.capitalize() not in atomic_numbers:
-        raise MoleculeError(f"{label!r} is not an element; the first column must hold symbols or atomic numbers.")
+        raise MoleculeError(f"{label[:20]!r} is not an element; the first column must hold symbols or atomic numbers.")
     return atomic_numbers[label.capitalize()]
+
+
+def _extended(text: str, name: str) -> Molecule:
+    """By ASE, without bonds."""
+    import ase.io
+
+    try:
+        atoms: Any = ase.io.read(io.StringIO(text), index=0, format="extxyz")
+        # ASE moves columns that it takes for results, charges among them, into a calculator.
+        found = dict(atoms.arrays) | ({} if atoms.calc is None else atoms.calc.results)
+        charges = next((found[key] for key in ("charges", "charge", "initial_charges", "q") if key in found), None)
+        charges, confidence = (
+            None if values is None else np.asarray(values, float).reshape(len(atoms))
+            for values in (charges, found.get("confidence"))
+        )
+    except Exception as error:
+        # ASE raises nearly everything on damaged text; for the user it is one case.
+        text = f"the extended xyz cannot be read ({' '.join(str(error).split())[:80]}); it is damaged."
+        raise MoleculeError(text) from error
+    name, bonds = str(atoms.info.get("name", name)), np.zeros((0, 2), int)
+    numbers, positions = np.asarray(atoms.numbers, int), np.asarray(atoms.positions, float)
+    return Molecule(positions, numbers, bonds, charges, confidence=confidence, name=name)
 
 
 def _charges(column: list[str]) -> Float[np.ndarray, " n"] | None:
@@ -88,7 +119,7 @@ def _charges(column: list[str]) -> Float[np.ndarray, " n"] | None:
     return values if abs(values.sum() - round(values.sum())) <= 0.05 else None
 
 
-def xyz(molecule: Molecule) -> str:
+def xyz(molecule: Molecule) -> bytes:
     """Extended xyz: whoever reads plain xyz finds the element and three coordinates in front."""
     columns: list[tuple[str, list[str]]] = [
         ("species:S:1", molecule.symbols),
@@ -103,10 +134,58 @@ def xyz(molecule: Molecule) -> str:
     comment = f"Properties={':'.join(label for label, _ in columns)}" + (f' name="{name}"' if name else "")
     comment += ' pbc="F F F"'
     rows = [" ".join(cells) for cells in zip(*(cells for _, cells in columns), strict=True)]
-    return "\n".join([str(len(molecule)), comment, *rows]) + "\n"
+    return ("\n".join([str(len(molecule)), comment, *rows]) + "\n").encode()
 
 
-# MDL molfiles, by RDKit and never sanitized: a prediction may have valences that no chemistry accepts
+# RDKit; never sanitized here: a prediction may have valences that no chemistry accepts
+
+
+def rdkit_graph(numbers: Int[np.ndarray, " n"], bonds: Int[np.ndarray, "m 2"]) -> "rdkit.Chem.RWMol":
+    """Atoms and single bonds in RDKit, without a conformer."""
+    from rdkit import Chem
+
+    mol = Chem.RWMol()
+    for number in numbers:
+        mol.AddAtom(Chem.Atom(int(number)))
+    for i, j in bonds:
+        mol.AddBond(int(i), int(j), Chem.BondType.SINGLE)
+    return mol
+
+
+def to_rdkit(molecule: Molecule) -> "rdkit.Chem.Mol":
+    """The molecule in RDKit, one conformer; every bond is single, for a Molecule holds no bond orders."""
+    from rdkit import Chem
+
+    mol = rdkit_graph(molecule.numbers, molecule.bonds)
+    for atom in mol.GetAtoms():
+        atom.SetNoImplicit(True)
+    conformer = Chem.Conformer(len(molecule))
+    conformer.Set3D(True)
+    if len(molecule):
+        conformer.SetPositions(np.asarray(molecule.positions, float))
+    mol.AddConformer(conformer)
+    mol.SetProp("_Name", molecule.name)
+    return mol.GetMol()
+
+
+def from_rdkit(mol: "rdkit.Chem.Mol") -> Molecule:
+    """The atoms, bonds and first conformer of an RDKit molecule as they stand: implicit hydrogens are not added.
+
+    Raises:
+        MoleculeError: no conformer, or an element that afmol does not know.
+    """
+    if mol.GetNumConformers() == 0:
+        raise MoleculeError("The RDKit molecule has no conformer; embed it in 3D first, or use molecule_from_smiles.")
+    bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    return Molecule(
+        positions=np.array(mol.GetConformer().GetPositions(), dtype=float).reshape(-1, 3),
+        numbers=np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64),
+        bonds=np.sort(np.array(bonds, dtype=np.int64).reshape(-1, 2), axis=1),
+        name=mol.GetProp("_Name") if mol.HasProp("_Name") else "",
+    )
+
+
+# MDL molfiles
 
 
 def read_sdf(path: Path) -> Molecule:
@@ -122,54 +201,36 @@ def read_sdf(path: Path) -> Molecule:
     n = mol.GetNumAtoms()
     if n == 0:
         raise MoleculeError("it holds no atoms; give a file with at least one.")
-    positions = np.array(mol.GetConformer().GetPositions(), float) if mol.GetNumConformers() else np.zeros((n, 3))
-    if not mol.GetNumConformers() or not mol.GetConformer().Is3D() or (n > 1 and not np.ptp(positions, axis=0).any()):
+    conformer = mol.GetConformer() if mol.GetNumConformers() else None
+    if conformer is None or not conformer.Is3D() or (n > 1 and not np.ptp(conformer.GetPositions(), axis=0).any()):
         raise MoleculeError("it has no 3D coordinates; give a 3D file, or the molecule's SMILES, to have it built.")
     atoms = list(mol.GetAtoms())
-    bonds = {tuple(sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))) for bond in mol.GetBonds()}
 
     def per_atom(key: str) -> Float[np.ndarray, " n"] | None:
         return np.array([a.GetDoubleProp(key) for a in atoms]) if all(a.HasProp(key) for a in atoms) else None
 
-    return Molecule(
-        positions,
-        np.array([atom.GetAtomicNum() for atom in atoms]),
-        np.array(sorted(bonds), int).reshape(-1, 2),
+    molecule = from_rdkit(mol)
+    return replace(
+        molecule,
+        bonds=np.array(sorted(molecule.bonds.tolist()), int).reshape(-1, 2),
         charges=per_atom("PartialCharge"),
         confidence=per_atom("confidence"),
-        name=(mol.GetProp("_Name") if mol.HasProp("_Name") else "") or path.stem,
+        name=molecule.name or path.stem,
     )
 
 
-def _rdkit(molecule: Molecule) -> Any:
-    from rdkit import Chem
-
-    mol = Chem.RWMol()
-    for number in molecule.numbers:
-        mol.AddAtom(Chem.Atom(int(number)))
-    for i, j in molecule.bonds:
-        mol.AddBond(int(i), int(j), Chem.BondType.SINGLE)
-    conformer = Chem.Conformer(len(molecule))
-    conformer.Set3D(True)
-    if len(molecule):
-        conformer.SetPositions(np.asarray(molecule.positions, float))
-    mol.AddConformer(conformer)
-    mol.SetProp("_Name", " ".join(molecule.name.replace("$", "").split())[:80])
-    return mol
-
-
-def mol(molecule: Molecule) -> str:
+def mol(molecule: Molecule) -> bytes:
     """A molfile: V2000, or V3000 where there are more atoms or bonds than V2000 can count."""
     from rdkit import Chem
 
-    return Chem.MolToMolBlock(_rdkit(molecule), includeStereo=False, kekulize=False)
+    return Chem.MolToMolBlock(_for_molfile(molecule), includeStereo=False, kekulize=False).encode()
 
 
-def sdf(molecule: Molecule) -> str:
+def sdf(molecule: Molecule) -> bytes:
     """A molfile and, under the names that RDKit gives back to the atoms, charges and confidence."""
     from rdkit import Chem
 
-    mol = _rdkit(molecule)
+    mol = _for_molfile(molecule)
     for key, values in (("PartialCharge", molecule.charges), ("confidence", molecule.confidence)):
         if values is not None and len(values):
             for atom, value in zip(mol.GetAtoms(), values, strict=True):
@@ -179,4 +240,12 @@ def sdf(molecule: Molecule) -> str:
     with Chem.SDWriter(buffer) as writer:
         writer.SetKekulize(False)
         writer.write(mol)
-    return buffer.getvalue()
+    return buffer.getvalue().encode()
+
+
+def _for_molfile(molecule: Molecule) -> "rdkit.Chem.Mol":
+    mol = to_rdkit(molecule)
+    for atom in mol.GetAtoms():
+        atom.SetNoImplicit(False)  # else RDKit writes the valences, which single bonds do not have right
+    mol.SetProp("_Name", " ".join(molecule.name.replace("$", "").split())[:80])
+    return mol

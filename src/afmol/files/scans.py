@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from ..errors import ScanError
 from ..structures import Scan
+from .storage import npz_bytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,6 @@ def real(values: object, what: str) -> Float[np.ndarray, "..."]:
 
 
 # One file, one stack
-
 
 _NAMES = ("data", "lengthX", "lengthY", "heights")
 
@@ -105,14 +105,7 @@ def _stack(found: Mapping[str, Any]) -> Stack:
 
 
 def npz(scan: Scan) -> bytes:
-    return packed(_arrays(scan))
-
-
-def packed(arrays: Mapping[str, Any]) -> bytes:
-    """The bytes of an .npz file."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+    return npz_bytes(_arrays(scan))
 
 
 def h5(scan: Scan) -> bytes:
@@ -131,7 +124,6 @@ def _arrays(scan: Scan) -> dict[str, Any]:
 
 
 # One file, one image: Gwyddion Simple Field 1.0 (gwyddion.net, user guide)
-
 
 _GSF_MAGIC = b"Gwyddion Simple Field 1.0\n"
 
@@ -156,9 +148,9 @@ def read_gsf(path: Path) -> Slice:
     size = None
     if field.get("XYUnits") == "m" and {"XReal", "YReal"} <= set(field):
         size = (float(field["XReal"]) * 1e10, float(field["YReal"]) * 1e10)
-    said = re.search(r"tip height = (\S+) A$", field.get("Title", ""))
+    height = re.search(r"tip height = (\S+) A$", field.get("Title", ""))
     rank = int(field["AfmolSlice"]) if "AfmolSlice" in field else None
-    return Slice(real(rows[::-1].T, "image"), size, float(said[1]) if said else None, rank=rank)
+    return Slice(real(rows[::-1].T, "image"), size, float(height[1]) if height else None, rank=rank)
 
 
 def gsf(scan: Scan) -> dict[str, bytes]:
