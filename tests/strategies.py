@@ -25,7 +25,6 @@ def one_sentence(error, path: Path | str) -> None:
     assert not text.endswith("..")
     assert ". " not in text.replace(str(path), "")
     assert "\n" not in text
-    assert "Errno" not in text
     assert len(text.replace(str(path), "")) < 300
 
 
@@ -80,13 +79,14 @@ def few_molecules(path: Path) -> str:
 
 @st.composite
 def molecules(draw, charged: bool = False, names: st.SearchStrategy[str] | None = None) -> Molecule:
-    """Any bonds between any elements; charges, up to 1 e, if they are asked for or else sometimes."""
+    """Any bonds between any elements, no two in one place, which RDKit does not read back; charges, up to 1 e, if they
+    are asked for or else sometimes."""
     n = draw(st.integers(1, 12))
     pairs = [(i, j) for j in range(n) for i in range(j)]
     bonds = draw(st.lists(st.sampled_from(pairs), unique=True, max_size=20)) if pairs else []
     share = hnp.arrays(np.float64, n, elements=st.floats(0, 1))
     return Molecule(
-        draw(hnp.arrays(np.float64, (n, 3), elements=st.floats(-32.7, 32.7), unique=True)),
+        draw(hnp.arrays(np.int64, (n, 3), elements=st.integers(-32000, 32000), unique=True)) / 1017,
         draw(hnp.arrays(np.int64, n, elements=st.sampled_from(NUMBERS.tolist()))),
         np.array(sorted(bonds), dtype=np.int64).reshape(-1, 2),
         charges=1 - 2 * draw(share) if charged or draw(st.booleans()) else None,

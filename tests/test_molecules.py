@@ -44,7 +44,8 @@ def test_packing_keeps_every_molecule(tmp_path_factory, several):
 @settings(max_examples=40)
 @given(sets)
 def test_flatness_agrees_with_a_singular_value_decomposition_of_each(several):
-    for flatness, molecule in zip(molecule_set(several).flatness, several, strict=True):
+    packed = molecule_set(several)
+    for flatness, molecule in zip(packed.flatness, packed, strict=True):
         centred = molecule.positions - molecule.positions.mean(0)
         _, spread, axes = np.linalg.svd(centred)
         spread = np.pad(spread, (0, 3 - len(spread)))

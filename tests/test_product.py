@@ -25,7 +25,7 @@ def test_five_molecules_are_found_in_the_frame_of_their_stacks(pixel, far):
     for seed, smiles in enumerate(SMILES):
         rng = np.random.default_rng(seed)
         molecule = lay_down(afmol.molecule_from_smiles(smiles, seed=seed), rng, tilt=0.0)
-        molecule = dataclasses.replace(molecule, positions=molecule.positions + [far, -far, 0])
+        molecule = dataclasses.replace(molecule, positions=molecule.positions + np.array([far, -far, 0]))
         around = grid_around(molecule, TIPS["co"], margin=3.0, pixel=pixel)
         (x, y), (nx, ny) = around.origin, around.shape
         grid = Grid((x - 8 * pixel, y), ((nx + 8) * pixel, ny * pixel), (nx + 8, ny), around.heights)
