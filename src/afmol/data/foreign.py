@@ -47,7 +47,6 @@ _TRIPLE = rf"[\[(]\s*({_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER}){{2}})\s*[\])]"
 _WINDOW = re.compile(rf"scan window:\s*[\[(]\s*{_TRIPLE}\s*,?\s*{_TRIPLE}\s*[\])]", re.IGNORECASE)
 _LATTICE = re.compile(rf'lattice="\s*({_NUMBER}(?:\s+{_NUMBER}){{8}})\s*"', re.IGNORECASE)
 
-
 _Frame = tuple[tuple[float, float], tuple[float, float]]
 """Where an image lies: its outer lower left corner in the coordinates of the atoms, and its lengths, A."""
 
@@ -268,12 +267,13 @@ def _xyz(text: str) -> tuple[str, Float[np.ndarray, "n 5"]]:
     if text.rstrip().count("\n") > len(cells) + 1:
         raise MoleculeError("the .xyz holds more atoms than its first line says; it is damaged.")
     numbers, positions = xyz_atoms(cells)
+    comment = comment[:MOST_COMMENT]
     extended = _LATTICE.search(comment)  # its fifth column may be anything
     try:
         charges = [float(row[4]) if len(row) > 4 and not extended else 0.0 for row in cells]
     except ValueError as error:
         raise MoleculeError(f"the fifth column of the .xyz must be charges ({error}).") from error
-    return comment[:MOST_COMMENT], np.column_stack([positions, charges, numbers])
+    return comment, np.column_stack([positions, charges, numbers])
 
 
 def _corners(comment: str, source: str) -> list[list[float]]:
@@ -296,14 +296,14 @@ def _frame(window: Sequence[Sequence[float]], pixels: Sequence[int], source: str
         step = (end - start) / (n - 1)
         origin.append(float(start - step / 2))
         size.append(float(n * step))
-    return ((origin[0], origin[1]), (size[0], size[1]))
+    return (origin[0], origin[1]), (size[0], size[1])
 
 
 def _cell(lattice: Float[np.ndarray, "3 3"], source: str) -> _Frame:
     lengths = np.diag(lattice)
     if not np.isfinite(lattice).all() or (lengths[:2] <= 0).any() or np.abs(lattice - np.diag(lengths)).max() > 1e-3:
         raise ScanError(f"{source}: the lattice is not right-angled along x, y and z; such images cannot be placed.")
-    return ((0.0, 0.0), (float(lengths[0]), float(lengths[1])))
+    return (0.0, 0.0), (float(lengths[0]), float(lengths[1]))
 
 
 def _sample(

@@ -429,7 +429,7 @@ def spectra(blocks, positions, probabilities, tables, out):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def spectra_product(blocks, positions, probabilities, tables, dp, all_species, d_positions, d_probabilities):
+def spectra_vjp(blocks, positions, probabilities, tables, dp, all_species, d_positions, d_probabilities):
     """Add the derivatives of sum dp * p over the centres of `blocks` to `d_positions` and `d_probabilities`.
 
     Unless `all_species`, derivatives by probabilities are right only where these are not 0, and all cost less. Several
@@ -506,7 +506,7 @@ class _Spectrum(torch.autograd.Function):
 
         def product(blocks: Int[np.ndarray, "b 4"]) -> tuple[np.ndarray, np.ndarray]:
             sums = np.zeros_like(arguments[0]), np.zeros_like(arguments[1])
-            spectra_product(blocks, *arguments, *sums)
+            spectra_vjp(blocks, *arguments, *sums)
             return sums
 
         parts = zip(*_in_threads(product, _blocks(atoms)), strict=True)

@@ -53,9 +53,9 @@ class GraphBuilder(nn.Module):
         """Class logits of the new atom of each graph, and the image encoding that they come from."""
         positions, place = self._frame(old, new)
         states = self.class_nodes.initial(positions, old.classes, self._soap(old.positions, old.classes, old.graph))
-        features = self.class_nodes(states, old.bonds, self.config.class_rounds)
-        graph = self.graph_encoding.by_graph(features, old.graph, len(new))
-        query = self.query(torch.cat([graph, place], dim=1))
+        features = self.class_nodes(states, old.bonds, self.config.class_rounds)  # e n 20 -> n width
+        graph = self.graph_encoding.by_graph(features, old.graph, len(new))  # -> g 128
+        query = self.query(torch.cat([graph, place], dim=1))  # -> g 64
         n_images = len(levels[0].keys)
         by_image = (t.view(-1, n_images, t.shape[1]).transpose(0, 1) for t in (query, new[:, :2]))
         image = encoder(levels, *by_image).transpose(0, 1).flatten(0, 1)

@@ -61,10 +61,10 @@ class MessagePassing(nn.Module):
     ) -> Float[Tensor, "e n state"]:
         i, j = torch.cat([bonds, bonds.flip(1)]).unbind(1)
         for _ in range(rounds):
-            message = self.message(torch.cat([states[:, i], states[:, j]], dim=2))
+            message = self.message(torch.cat([states[:, i], states[:, j]], dim=2))  # -> e 2m state
             if self.symmetric:  # the other order of a bond is half the list away
                 message = (message + message.roll(len(bonds), 1)) / 2
-            received = torch.zeros_like(states).index_add(1, i, message)
+            received = torch.zeros_like(states).index_add(1, i, message)  # -> e n state
             states = self.update(received.flatten(0, 1), states.flatten(0, 1)).view_as(states)
         return states
 
@@ -103,7 +103,7 @@ class NodeNet(nn.Module):
         states = self.messages(states, bonds, rounds)
         if self.gather is None:
             return states[0]
-        features = states.transpose(0, 1)
+        features = states.transpose(0, 1)  # -> n e state
         for attention in self.attentions:
-            features = attention(features, features)
-        return self.gather(features)
+            features = attention(features, features)  # -> n e 128
+        return self.gather(features)  # -> n 128

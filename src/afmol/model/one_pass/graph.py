@@ -90,16 +90,16 @@ class BondNet(nn.Module):
         """Logits for atoms at `positions` (A); `pairs` saves finding the `neighbours` again."""
         half = neighbours(positions, image) if pairs is None else pairs
         i, j = torch.cat([half, half.flip(1)]).unbind(1)  # i < j, then the same pairs the other way round
-        r = positions[j] - positions[i]
+        r = positions[j] - positions[i]  # -> 2p 3
         shape = torch.cat([_radial(r[:, :2].norm(dim=1)), _radial(r.norm(dim=1)), r[:, 2:]], dim=1)
         middle = self.middle(sample_features(features, (positions[i] + positions[j]) / 2, image[i], pixel))
         h = self.node(torch.cat([sample_features(features, positions, image, pixel), positions[:, 2:]], dim=1))
-        e = self.pair(torch.cat([h[i], h[j], middle, shape], dim=1))
+        e = self.pair(torch.cat([h[i], h[j], middle, shape], dim=1))  # -> 2p width
         for pair, node in zip(self.pair_rounds, self.node_rounds, strict=True):
-            e = e + pair(torch.cat([e, h[i], h[j]], dim=1))
-            h = h + node(torch.cat([h, torch.zeros_like(h).index_add(0, i, e)], dim=1))
+            e = e + pair(torch.cat([e, h[i], h[j]], dim=1))  # -> 2p width
+            h = h + node(torch.cat([h, torch.zeros_like(h).index_add(0, i, e)], dim=1))  # -> n width
         logits = self.bonds(e)[:, 0]
-        logits = (logits[: len(half)] + logits[len(half) :]) / 2
+        logits = (logits[: len(half)] + logits[len(half) :]) / 2  # -> p
         return Graph(self.exists(h)[:, 0], self.elements(h), positions[:, 2] + self.depth(h)[:, 0], half, logits)
 
 

@@ -69,13 +69,13 @@ class PosNet(nn.Module):
     ) -> tuple[Float[Tensor, "batch channels hx hy"], Float[Tensor, "batch 4 nx ny"]]:
         nx, ny = images.shape[2:]
         x = F.pad(standardise(images), (0, -ny % self.stride, 0, -nx % self.stride))
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))  # -> batch channels[0] nx/2 ny/2
         skips = []
         for level, encode in enumerate(self.encoder):
-            x = encode(x if level == 0 else self.down[level - 1](x))
+            x = encode(x if level == 0 else self.down[level - 1](x))  # -> batch channels[level] nx/2/2^level ...
             skips.append(x)
         for level in reversed(range(len(self.decoder))):
-            x = self.decoder[level](skips[level] + self.up[level](x))
-        features = F.relu(self.norm(x))
-        maps = F.pixel_shuffle(self.head(features).float(), 2)
+            x = self.decoder[level](skips[level] + self.up[level](x))  # -> as on the way down
+        features = F.relu(self.norm(x))  # -> batch channels[0] nx/2 ny/2
+        maps = F.pixel_shuffle(self.head(features).float(), 2)  # batch 16 nx/2 ny/2 -> batch 4 nx ny
         return features.float(), maps[:, :, :nx, :ny]
