@@ -319,8 +319,8 @@ class Threes:
         return Points(x, 3 * x)
 
 
-def test_a_second_model_needs_its_file_and_two_lines(tmp_path, monkeypatch):
-    """Its line in MODELS, and its configuration beside the others in ModelConfig for those who train it by TOML: loop,
+def test_a_second_model_needs_its_file_and_three_lines(tmp_path, monkeypatch):
+    """An import, its line in MODELS, and its configuration in ModelConfig for those who train it by TOML: loop,
     resume, logs and weight files are there."""
     monkeypatch.setitem(MODELS, "line", (LineConfig, Line))
     config = FitConfig(
