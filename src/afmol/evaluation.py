@@ -81,19 +81,24 @@ class Evaluation:
     model: str
     data: str
     config: EvaluationConfig
-    counts: dict[str, Comparison]
-    """By kind, such as "flat molecules, nominal force parameters"."""
+    counts: dict[tuple[Shapes, ForceParameters], Comparison]
+    """By kind of sample."""
 
     def record(self) -> dict[str, Any]:
         """Figures as plain values, for JSON."""
         about = {"model": self.model, "data": self.data, "noise": self.config.noise, "seed": self.config.seed}
-        return about | {kind: summary(counts) for kind, counts in self.counts.items()}
+        return about | {_title(*kind): summary(counts) for kind, counts in self.counts.items()}
 
     def __str__(self) -> str:
         """Tables for a terminal."""
         return "\n\n".join(
-            f"{kind} ({c.molecules} molecules)\n\n{table(summary(c))}" for kind, c in self.counts.items()
+            f"{_title(*kind)} ({c.molecules} molecules)\n\n{table(summary(c))}" for kind, c in self.counts.items()
         )
+
+
+def _title(shapes: Shapes, conditions: ForceParameters) -> str:
+    """A kind of sample, for people."""
+    return f"{shapes} molecules, {conditions} force parameters"
 
 
 def simulated_sample(
@@ -116,7 +121,7 @@ def evaluation_samples(
     """The samples of one kind, one after another."""
     fits = molecules.flatness < FLAT if shapes == "flat" else np.ones(len(molecules), bool)
     chosen = np.random.default_rng((config.seed, 0)).permutation(np.flatnonzero(fits))[: config.molecules]
-    for i in tqdm(chosen.tolist(), desc=f"{shapes} molecules, {conditions} force parameters", mininterval=1):
+    for i in tqdm(chosen.tolist(), desc=_title(shapes, conditions), mininterval=1):
         rng = np.random.default_rng((config.seed, 1, i))
         yield simulated_sample(molecules, i, conditions, config.noise, rng)
 
@@ -138,7 +143,7 @@ def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCon
     for shapes in config.shapes:
         for conditions in config.conditions:
             samples = evaluation_samples(molecules, shapes, conditions, config)
-            counts[f"{shapes} molecules, {conditions} force parameters"] = compared(network, samples)
+            counts[shapes, conditions] = compared(network, samples)
     return Evaluation(name, Path(data).name, config, counts)
 
 
@@ -161,6 +166,5 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> None:
     out = make_folder(out)
     write_file(out / "evaluation.json", f"{json.dumps(evaluation.record(), indent=1)}\n".encode())
     write_file(out / "evaluation.txt", f"{evaluation}\n".encode())
-    for kind, counts in evaluation.counts.items():
-        shapes, _, conditions, *_ = kind.replace(",", "").split()
+    for (shapes, conditions), counts in evaluation.counts.items():
         confusion_picture(counts.classes, out / f"classes_{shapes}_{conditions}.png")

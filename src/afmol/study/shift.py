@@ -1,6 +1,7 @@
 """The report's figures 1 and 2: three molecules as they are, and with the image moved by 2 A."""
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ def water_ring(n: int = 4) -> Molecule:
     return Molecule(positions, numbers, bonds_by_distance(positions, numbers), charges, name=f"{n} waters")
 
 
+@lru_cache(maxsize=1)
 def shift_scenes(pixel: float, slices: int, shift: float) -> list[tuple[Scan, Scan]]:
     """Stacks of the three molecules with the CO tip, without noise, as they are and shifted to the left (A)."""
     rng = np.random.default_rng(0)
