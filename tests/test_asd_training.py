@@ -10,16 +10,21 @@ from torch import Tensor
 
 from afmol.data.samples import Batch
 from afmol.elements import CATEGORIES
+from afmol.errors import ConfigError
 from afmol.model.asd import Asd
+from afmol.model.asd.crop import cropped
 from afmol.model.asd.grid import position_grid
 from afmol.model.asd.nodes import PartialGraph
 from afmol.model.asd.removal import JITTER_CUT, Removal, remove
+from afmol.model.asd.unet import SkipGate
 from test_asd import REPORT, TINY, close, graph_of, randomised, sample, step, variants
 
 TRAINED = {
     "all": {"position", "class", "bond"},
     "cnn": {"position", "class"},
+    "classes": {"class"},
     "graph": {"class", "bond"},
+    "builder": {"class", "bond"},
     "bonds": {"bond"},
 }
 
@@ -141,7 +146,7 @@ def test_losses_are_finite_whatever_is_missing(config, train):
             losses = model(batch, generator(seed))
             assert losses.keys() == TRAINED[train]
             assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
-    if train != "cnn":
+    if "bond" in TRAINED[train]:
         assert losses["bond"] == 0  # single atoms have no bonds
         assert all(len(t) == 0 for t in model.single_steps(emptied(whole, [0, 1]), generator()))
 
@@ -167,7 +172,9 @@ def test_gradients_reach_what_is_trained_and_nothing_frozen(soap, shared, train)
     parts = {
         "all": {"unet", "encoder", "builder"},
         "cnn": {"unet", "encoder"} | classes,
+        "classes": {"unet.encoder", "encoder"} | classes,
         "graph": {"encoder", "builder"},
+        "builder": {"builder"},
         "bonds": bonds,
     }[train]
     wanted = {name for name, _ in model.named_parameters() if any(name.startswith(f"{part}.") for part in parts)}
@@ -207,6 +214,73 @@ def test_the_gradient_through_soap_is_the_slope(kind):
     model.builder.bond(old, new, logits, image).sum().backward()
     ahead, back = (model.builder.bond(old, new, logits + s * 1e-5 * towards, image).sum() for s in (1, -1))
     assert close(((ahead - back) / 2e-5).detach(), (logits.grad * towards).sum(), 1e-6)
+
+
+# --- parts of images, starting from other weights
+
+
+def test_a_part_shows_what_the_whole_shows():
+    """Pixels, atoms and bonds of a part are those of the whole, and every image that has atoms shows one."""
+    batch, side = emptied(sample([6, 3, 9]), [1]), 9
+    shape = batch.images.shape
+    batch.images[:] = torch.arange(batch.images.numel()).view(shape)
+    bonds = {frozenset(map(tuple, batch.positions[pair].tolist())) for pair in batch.bonds}
+    places = set()
+    for seed in range(20):
+        part = cropped(batch, side, TINY.pixel, generator(seed))
+        assert part.molecule.unique().tolist() == [0, 2]
+        place = (part.images[:, 0, 0, 0] - batch.images[:, 0, 0, 0]).long()
+        start = torch.stack([place // shape[3], place % shape[3]], dim=1)
+        places |= set(map(tuple, start.tolist()))
+        for b, (x, y) in enumerate(start.tolist()):
+            assert torch.equal(part.images[b], batch.images[b, :, x : x + side, y : y + side])
+        corner = torch.cat([TINY.pixel * start, torch.zeros(3, 1)], dim=1)
+        in_place = batch.positions - corner[batch.molecule]
+        inside = ((in_place[:, :2] > 0) & (in_place[:, :2] < side * TINY.pixel)).all(1)
+        assert close(part.positions, in_place[inside])
+        both = {frozenset(map(tuple, batch.positions[p].tolist())) for p in batch.bonds if inside[p].all()}
+        index = torch.nonzero(inside)[:, 0]
+        assert {frozenset(map(tuple, batch.positions[index[p]].tolist())) for p in part.bonds} == both <= bonds
+    assert len(places) > 20
+
+
+def test_parts_are_trained_on_and_whole_images_judged():
+    model, batch = randomised(replace(TINY, train="cnn")), sample([6, 7])
+    parts = randomised(replace(TINY, train="cnn", crop=8))
+    losses = {mode: [m.train(mode)(batch, generator())["position"] for m in (model, parts)] for mode in (True, False)}
+    assert close(*losses[False])
+    assert not close(*losses[True], 1e-3)
+
+
+def test_a_skip_of_weight_one_is_the_published_one_times_its_voxels():
+    x, coarsest = torch.randn(2, 4, 8, 8, 10), torch.randn(2, 6, 2, 2, 2)
+    published, scaled = SkipGate(4, 6, False), SkipGate(4, 6, True)
+    scaled.load_state_dict(published.state_dict())
+    assert close(scaled(x, coarsest), 640 * published(x, coarsest), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"train": "bonds", "removals": 4}, {"unet", "encoder", "builder"}),
+        ({"train": "builder"}, {"unet", "encoder"}),  # all graph builders start from the CNN alone
+        ({"soap": "report", "shared": False}, {"unet", "encoder"}),
+        ({"coordinates": "relative"}, {"unet", "encoder"}),
+    ],
+)
+def test_what_is_taken_from_other_weights(change, same):
+    other, model = randomised(replace(TINY, train="cnn"), seed=1), randomised(replace(TINY, **change), seed=2)
+    model.take(other)
+    for part in ("unet", "encoder", "builder"):
+        theirs = getattr(other, part).state_dict()
+        equal = {
+            name: torch.equal(t, theirs[name])
+            for name, t in getattr(model, part).state_dict().items()
+            if name in theirs and t.shape == theirs[name].shape
+        }
+        assert all(equal.values()) == (part in same)
+    with pytest.raises(ConfigError, match="have another CNN"):
+        randomised(replace(TINY, mean_one_gates=True)).take(other)
 
 
 # --- single steps

@@ -2,6 +2,8 @@
 
 import csv
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +49,8 @@ config = "plain.toml"
 name = "soap"
 config = "soap.toml"
 about = "with SOAP"
+steps = 1
+start = ""
 [[variants]]
 name = "bonds"
 config = "bonds.toml"
@@ -71,6 +75,10 @@ def folder(tmp_path_factory):
 
 def test_a_study_goes_on_where_it_was_and_ends_in_a_page(folder, capsys):
     study, out = config_from_toml(StudyConfig, folder / "study.toml"), folder / "out"
+    tasks = study_tasks(replace(study, start="a.safetensors"), folder, out)
+    assert [(t.train.steps, Path(t.train.start).name) for t in tasks] == [
+        *((2, "a.safetensors"), (1, ""), (2, "plain.safetensors"))
+    ]
     runs = run_study(study, folder, out)
     first, done = next(runs)
     assert (first.name, first.seed, done) == ("plain", 5, "done")

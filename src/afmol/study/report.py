@@ -157,7 +157,10 @@ def _cell(figure: tuple[float | None, float | None]) -> str:
 
 def as_html(study: StudyConfig, figures: Table, pictures: dict[str, list[str]]) -> str:
     """One page; the pictures lie beside it."""
-    about = "".join(f"<li><b>{html.escape(v.name)}</b> {html.escape(v.about)}</li>" for v in study.variants)
+    steps = {v.name: f" ({v.steps:,} steps)" if v.steps else "" for v in study.variants}
+    about = "".join(
+        f"<li><b>{html.escape(v.name)}</b> {html.escape(v.about)}{steps[v.name]}</li>" for v in study.variants
+    )
     head = "".join(f"<th>{html.escape(name)}</th>" for name in figures)
     rows = []
     for title in dict.fromkeys(title for row in figures.values() for title in row):
@@ -172,8 +175,8 @@ table{{border-collapse:collapse;font-size:13px}}td,th{{padding:.2em .6em;text-al
 tr th:first-child{{text-align:left;font-weight:normal}}thead th{{position:sticky;top:0;background:#fff}}
 img{{max-width:100%}}.wide{{overflow-x:auto}}</style>
 <h1>{html.escape(study.title)}</h1>
-<p>{study.steps:,} steps each, seeds {", ".join(map(str, study.seeds))}; figures on {study.test_samples:,} samples of
-molecules that were not trained on: mean ± standard deviation over seeds. "step": single steps, the position given;
+<p>{study.steps:,} steps each unless said, seeds {", ".join(map(str, study.seeds))}; figures on
+{study.test_samples:,} samples of molecules that were not trained on: mean ± standard deviation over seeds. "step": single steps, the position given;
 "whole": whole graphs; "rule": bonds by the distance table alone; "drop": what is lost when the image is moved by
 {study.shift:g} A.</p><ul>{about}</ul><h2>Figures</h2><div class="wide"><table><thead><tr><th></th>{head}</tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div><h2>Losses</h2><img src="curves.png" alt="losses">{images}</html>

@@ -30,6 +30,10 @@ class Variant:
     """TOML of a training run, from the study's own folder on; molecules, steps, seed and folder are the study's."""
     after: str = ""
     """The variant whose weights, of the same seed, it starts from; empty: it starts as all do."""
+    steps: int = 0
+    """Steps, where they are not the study's: for a model that does not start from what the others start from."""
+    start: str | None = None
+    """Weights to start from, where they are not the study's; empty: random ones."""
     about: str = ""
     """What it is about, for the report."""
 
@@ -62,7 +66,7 @@ class StudyConfig:
         wrong = [v.name for k, v in enumerate(self.variants) if v.after and v.after not in names[:k]]
         if wrong:
             raise ConfigError(f"{wrong[0]} starts from a variant that does not stand before it.")
-        if min(self.steps, self.test_samples) < 1:
+        if min(self.steps, self.test_samples, *(v.steps + 1 for v in self.variants)) < 1:
             raise ConfigError("steps and test_samples must be at least 1.")
 
 
@@ -92,15 +96,17 @@ def study_tasks(study: StudyConfig, folder: str | Path, out: str | Path) -> list
         usual = config_from_toml(TrainConfig, Path(folder) / variant.config)
         for seed in study.seeds:
             home = Path(out).resolve() / f"{variant.name}_{seed}"
-            start = f"{home.with_name(f'{variant.after}_{seed}')}/{variant.after}.safetensors" if variant.after else ""
+            start = study.start if variant.start is None else variant.start
+            if variant.after:
+                start = f"{home.with_name(f'{variant.after}_{seed}')}/{variant.after}.safetensors"
             config = replace(
                 usual,
                 molecules=study.molecules,
                 validation=study.validation,
                 out=str(home),
                 name=variant.name,
-                steps=study.steps,
-                start=start or study.start,
+                steps=variant.steps or study.steps,
+                start=start,
                 seed=seed,
                 data=replace(usual.data, seed=seed),
             )

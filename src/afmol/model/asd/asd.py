@@ -22,13 +22,14 @@ from ...errors import ConfigError
 from ...structures import Molecule
 from .builder import GraphBuilder
 from .config import AsdConfig
+from .crop import cropped
 from .encoding import ImageEncoder, Level, images_of
 from .grid import position_grid
 from .grouping import rank_within
 from .nodes import N_CLASSES, PartialGraph
 from .peaks import find_peaks
 from .removal import remove, true_graph
-from .unet import UNet
+from .unet import UNet, standardised
 
 POSITION_WEIGHT = 100.0
 """Weight of the grid's mean squared error beside the two cross entropies."""
@@ -68,7 +69,7 @@ class Asd(nn.Module):
     def __init__(self, config: AsdConfig) -> None:
         super().__init__()
         self.config = config
-        self.unet = UNet(config.channels)
+        self.unet = UNet(config.channels, config.mean_one_gates)
         self.encoder = ImageEncoder(config.channels, config.pixel, local=config.coordinates == "relative")
         self.builder = GraphBuilder(config)
         self.requires_grad_(config.train == "all")
@@ -76,28 +77,36 @@ class Asd(nn.Module):
             part.requires_grad_(True)
 
     def take(self, other: "Asd") -> None:
-        """Start from another model's weights: all of them where the two differ in their training alone, else those of
-        the U-Net, which every variant has.
+        """Start from another model's weights: all of them where the two differ in their training alone, unless the graph
+        builder is trained here; else those of the CNN, which every variant has. The widths of a local attention stay
+        as they are if the other has none.
 
         Raises:
-            ConfigError: another U-Net.
+            ConfigError: another CNN.
         """
-        mine, theirs = (replace(m.config, train="all", removals=1, order="random") for m in (self, other))
-        if mine == theirs:
+        mine, theirs = (replace(m.config, train="all", removals=1, crop=0, order="random") for m in (self, other))
+        if mine == theirs and self.config.train not in ("graph", "builder"):
             self.load_state_dict(other.state_dict())
-        elif mine.channels == theirs.channels:
+        elif (mine.channels, mine.mean_one_gates) == (theirs.channels, theirs.mean_one_gates):
             self.unet.load_state_dict(other.unet.state_dict())
+            self.encoder.load_state_dict(other.encoder.state_dict(), strict=False)
         else:
-            raise ConfigError(f"The weights to start from have channels {theirs.channels}, not {mine.channels}.")
+            raise ConfigError(
+                "The weights to start from have another CNN: model.channels or model.mean_one_gates differ."
+            )
 
     def _trained(self) -> list[nn.Module]:
         builder = self.builder
+        serve_classes = [builder.class_nodes, builder.graph_encoding, builder.query, builder.class_head]
         match self.config.train:
             case "cnn":
-                serve_classes = [builder.class_nodes, builder.graph_encoding, builder.query, builder.class_head]
                 return [self.unet, self.encoder, *serve_classes]
+            case "classes":
+                return [self.unet.encoder, self.encoder, *serve_classes]
             case "graph":
                 return [self.encoder, builder]
+            case "builder":
+                return [builder]
             case "bonds":  # nodes that classes share stay as they are
                 return [builder.bond_head, *([] if self.config.shared else [builder.bond_nodes])]
         return [self]
@@ -110,7 +119,10 @@ class Asd(nn.Module):
         nothing was removed count as 0.
         """
         c = self.config
-        maps = self.unet.encode(batch.images)
+        batch = batch._replace(images=standardised(batch.images))
+        if c.crop and self.training:
+            batch = cropped(batch, min(c.crop, *batch.images.shape[2:]), c.pixel, generator)
+        maps = self.unet.maps(batch.images)
         losses = {}
         if c.train in ("all", "cnn"):
             losses["position"] = self._position_loss(batch, maps)
@@ -121,7 +133,7 @@ class Asd(nn.Module):
             n_graphs = len(logits)
             if c.train != "bonds":
                 losses["class"] = F.cross_entropy(logits, task.classes, ignore_index=-1, reduction="sum") / n_graphs
-            if c.train != "cnn":
+            if c.train not in ("cnn", "classes"):
                 bonds = self.builder.bond(task.left, task.positions, logits, image)
                 each = F.binary_cross_entropy_with_logits(bonds, task.bonded.float(), reduction="none")
                 graph = task.left.graph

@@ -27,6 +27,9 @@ class AsdConfig:
     channels: tuple[int, int, int, int] = (4, 8, 16, 32)
     """Width of the U-Net's encoder and of the encoding blocks at 1, 1/2, 1/4, 1/8 of the image's pixels; its decoder
     has the same on the way back, its gates the last."""
+    mean_one_gates: bool = False
+    """The softmax that weighs the voxels of a skip connection, times their number. As published, a skip of n voxels
+    passes 1 / n of itself, some 1e-5: the U-Net starts without skips and learns slowly."""
     soap: Literal["none", "report"] = "none"
     """How nodes are described: position and class through one layer; or SOAP with them, each of the 15 pairs of classes
     apart (report, figure 15)."""
@@ -57,15 +60,20 @@ class AsdConfig:
     """The order in which atoms are added: at random or from the largest coordinate down."""
     removals: int = 1
     """Partial graphs an image and training step; they share the image's encoding."""
-    train: Literal["all", "cnn", "graph", "bonds"] = "all"
+    crop: int = 0
+    """Side, in pixels, of the part of each image that is trained on, around an atom drawn at random; 0: whole images."""
+    train: Literal["all", "cnn", "classes", "graph", "builder", "bonds"] = "all"
     """What is trained; the rest is frozen. "cnn": what serves positions and classes, so that image encodings carry
-    elements; "graph": all but the U-Net, whose decoder then does not run; "bonds": what serves bonds alone."""
+    elements; "classes": what serves these alone, in a third of the time since the U-Net's decoder does not run;
+    "graph": all but the U-Net; "builder": the graph builder on the frozen CNN; "bonds": what serves bonds alone."""
 
     def __post_init__(self) -> None:
         if self.slices < 6 or not 0.05 <= self.pixel <= 0.5:
             raise ConfigError("The ASD model takes at least 6 slices and pixels of 0.05 to 0.5 A.")
-        if min(self.class_rounds, self.bond_rounds) < 0 or min(self.removals, self.attention_layers) < 1:
-            raise ConfigError("Rounds of messages are 0 or more, model.removals and model.attention_layers 1 or more.")
+        if min(self.class_rounds, self.bond_rounds, self.crop) < 0 or min(self.removals, self.attention_layers) < 1:
+            raise ConfigError(
+                "Rounds of messages and model.crop are 0 or more, model.removals and model.attention_layers 1 or more."
+            )
         if min(self.channels) < 1 or not self.soap_scale > 0:
             raise ConfigError("model.channels and model.soap_scale must be positive.")
         if self.soap == "none" and self.soap_gradient != "none":

@@ -35,11 +35,12 @@ def standardised(images: Float[Tensor, "batch slices nx ny"]) -> Float[Tensor, "
 class SkipGate(nn.Module):
     """A map weighed voxel by voxel: softmax over voxels of C (ReLU(C x) + ReLU(C q)), q the enlarged coarsest map.
 
-    Oktay et al., arXiv 1804.03999, with a softmax where theirs has a sigmoid.
+    Oktay et al., arXiv 1804.03999, with a softmax where theirs has a sigmoid. `mean_one`: times the number of voxels.
     """
 
-    def __init__(self, channels: int, coarsest: int) -> None:
+    def __init__(self, channels: int, coarsest: int, mean_one: bool) -> None:
         super().__init__()
+        self.mean_one = mean_one
         self.own = convolution(channels, coarsest)
         self.query = convolution(coarsest, coarsest)
         self.weight = convolution(coarsest, 1)
@@ -48,17 +49,18 @@ class SkipGate(nn.Module):
         size = (x.shape[2], x.shape[3], x.shape[4])
         query = F.relu(convolved_upsampled(self.query, coarsest, size), inplace=True)
         weight = self.weight(F.relu(self.own(x), inplace=True) + query)
-        return x * weight.flatten(1).softmax(1).view_as(weight)
+        scale = weight[0].numel() if self.mean_one else 1
+        return x * (scale * weight.flatten(1).softmax(1)).view_as(weight)
 
 
 class UNet(nn.Module):
     """See the module's text."""
 
-    def __init__(self, channels: tuple[int, ...]) -> None:
+    def __init__(self, channels: tuple[int, ...], mean_one_gates: bool = False) -> None:
         super().__init__()
         self.encoder = nn.ModuleList(ConvBlock(a, b, inner=True) for a, b in pairwise((1, *channels)))
         skips, steps = channels[-2::-1], list(pairwise((channels[-1], *channels[:0:-1])))
-        self.gates = nn.ModuleList(SkipGate(c, channels[-1]) for c in skips)
+        self.gates = nn.ModuleList(SkipGate(c, channels[-1], mean_one_gates) for c in skips)
         self.widen = nn.ModuleList(ConvBlock(a, b, inner=False) for a, b in steps)
         self.merge = nn.ModuleList(ConvBlock(b + c, b, inner=False) for (_, b), c in zip(steps, skips, strict=True))
         self.head = convolution(steps[-1][1], 1)
@@ -70,8 +72,12 @@ class UNet(nn.Module):
 
     def encode(self, images: Float[Tensor, "batch slices nx ny"]) -> list[Float[Tensor, "batch _ _ _ _"]]:
         """The four levels' maps; width and height are filled up with zeros to what the pooling divides."""
+        return self.maps(standardised(images))
+
+    def maps(self, images: Float[Tensor, "batch slices nx ny"]) -> list[Float[Tensor, "batch _ _ _ _"]]:
+        """Those of images whose slices are standardised already."""
         nx, ny = images.shape[2:]
-        x = F.pad(standardised(images), (0, -ny % STRIDE, 0, -nx % STRIDE))
+        x = F.pad(images, (0, -ny % STRIDE, 0, -nx % STRIDE))
         x = x.permute(0, 2, 3, 1)[:, None].contiguous(memory_format=torch.channels_last_3d)
         maps = [self.encoder[0](x)]
         for block, stride in zip(self.encoder[1:], POOL_Z, strict=True):
