@@ -77,9 +77,9 @@ class Asd(nn.Module):
             part.requires_grad_(True)
 
     def take(self, other: "Asd") -> None:
-        """Start from another model's weights: all of them where the two differ in their training alone, unless the graph
-        builder is trained here; else those of the CNN, which every variant has. The widths of a local attention stay
-        as they are if the other has none.
+        """Start from another model's weights: all of them where the two differ in their training alone, unless the
+        graph builder is trained here; else those of the CNN, which every variant has. The widths of a local attention
+        stay as they are if the other has none.
 
         Raises:
             ConfigError: another CNN.

@@ -61,7 +61,7 @@ class AsdConfig:
     removals: int = 1
     """Partial graphs an image and training step; they share the image's encoding."""
     crop: int = 0
-    """Side, in pixels, of the part of each image that is trained on, around an atom drawn at random; 0: whole images."""
+    """Side, in pixels, of the part of each image that is trained on, around an atom at random; 0: whole images."""
     train: Literal["all", "cnn", "classes", "graph", "builder", "bonds"] = "all"
     """What is trained; the rest is frozen. "cnn": what serves positions and classes, so that image encodings carry
     elements; "classes": what serves these alone, in a third of the time since the U-Net's decoder does not run;
