@@ -17,7 +17,7 @@ from afmol.data.samples import DataConfig, collate, make_sample
 from afmol.data.shards import SetConfig, make
 from afmol.elements import bonds_by_distance
 from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
-from afmol.model import MODELS, OnePass, OnePassConfig
+from afmol.model import MODELS, AsdConfig, OnePass, OnePassConfig
 from afmol.structures import Molecule
 from afmol.training import FitConfig, TrainConfig, fit, learning_rate, train, validation
 
@@ -345,6 +345,13 @@ def test_missing_molecules(molecules, tmp_path):
         with pytest.raises(MoleculeError, match=r"none\.npz does not exist"):
             train(config)
     assert not out.exists()
+
+
+def test_a_frozen_part_needs_weights(molecules, tmp_path):
+    model = AsdConfig(pixel=DATA.pixel, train="builder")
+    with pytest.raises(ConfigError, match="stays frozen: name the weights"):
+        train(tiny(molecules, tmp_path / "out", model=model))
+    assert not (tmp_path / "out").exists()
 
 
 def test_folders_that_cannot_be_written(molecules, tmp_path):

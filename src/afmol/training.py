@@ -115,6 +115,8 @@ def train(config: TrainConfig) -> Path:
     validate = None
     if config.validation:
         validate = validation(load_molecules(config.validation, "validation"), config)
+    if not config.start and getattr(config.model, "needs_start", False):
+        raise ConfigError("Part of this model stays frozen: name the weights to start from (start).")
     torch.manual_seed(config.seed)
     model = build(config.model)
     if config.start:

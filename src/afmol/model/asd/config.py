@@ -67,6 +67,11 @@ class AsdConfig:
     elements; "classes": what serves these alone, in a third of the time since the U-Net's decoder does not run;
     "graph": all but the U-Net; "builder": the graph builder on the frozen CNN; "bonds": what serves bonds alone."""
 
+    @property
+    def needs_start(self) -> bool:
+        """Whether training stands on weights that are not trained, which random ones are not worth."""
+        return self.train in ("graph", "builder", "bonds")
+
     def __post_init__(self) -> None:
         if self.slices < 6 or not 0.05 <= self.pixel <= 0.5:
             raise ConfigError("The ASD model takes at least 6 slices and pixels of 0.05 to 0.5 A.")
