@@ -178,6 +178,7 @@ img{{max-width:100%}}.wide{{overflow-x:auto}}</style>
 <p>{study.steps:,} steps each unless said, seeds {", ".join(map(str, study.seeds))}; figures on
 {study.test_samples:,} samples of molecules that were not trained on: mean ± standard deviation over seeds. "step":
 single steps, the position given; "whole": whole graphs; "rule": bonds by the distance table alone; "drop": what is lost
-when the image is moved by {study.shift:g} A.</p><ul>{about}</ul><h2>Figures</h2><div class="wide"><table><thead><tr><th></th>{head}</tr></thead>
+when the image is moved by {study.shift:g} A.</p><ul>{about}</ul><h2>Figures</h2>
+<div class="wide"><table><thead><tr><th></th>{head}</tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div><h2>Losses</h2><img src="curves.png" alt="losses">{images}</html>
 """
