@@ -12,7 +12,7 @@ from torch import Tensor
 from afmol.data.samples import Batch
 from afmol.elements import CATEGORIES, ELEMENTS
 from afmol.errors import ConfigError
-from afmol.model.asd import Asd, AsdConfig
+from afmol.model.asd import Asd, AsdConfig, asd
 from afmol.model.asd.asd import addition_order
 from afmol.model.asd.grid import position_grid
 from afmol.model.asd.nodes import PartialGraph
@@ -286,6 +286,16 @@ def test_prediction_is_the_plain_loop(config, monkeypatch):
     assert 0 < n_bonds < 13
     assert molecules[0].positions[:, 2].max() == 0
     assert (molecules[0].class_probabilities.argmax(1) == molecules[0].classes).all()
+
+
+def test_growing_on_given_positions_is_prediction_on_such_peaks(monkeypatch):
+    model, batch = randomised(REPORT), sample([6, 4, 5], seed=3, nx=32, ny=32)
+    there = (batch.positions, batch.molecule, torch.ones(len(batch.positions)))
+    monkeypatch.setattr(asd, "find_peaks", lambda grid, pixel: there)
+    for a, b in zip(model.predict(batch.images), model.grow(batch.images, *there[:2]), strict=True):
+        assert len(a) > 3
+        for name in ("positions", "class_probabilities", "confidence", "bonds", "bond_probabilities"):
+            assert np.array_equal(getattr(a, name), getattr(b, name))
 
 
 def test_predictions_of_a_batch_are_those_of_its_images(monkeypatch):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
-from afmol.model.asd.attention import Attention, GatedSum, mlp
 from afmol.model.asd.convolution import convolution, convolved_upsampled, upsampled
 from afmol.model.asd.encoding import QueryAttention
 from afmol.model.asd.grid import PEAK, position_grid
@@ -17,6 +16,7 @@ from afmol.model.asd.grouping import rank_within
 from afmol.model.asd.nodes import MessagePassing
 from afmol.model.asd.peaks import MOST, NEAREST, find_peaks, local_maxima
 from afmol.model.asd.unet import SkipGate, standardised
+from afmol.model.attention import Attention, GatedSum, mlp
 from test_asd import close
 
 seeds = st.integers(0, 2**32 - 1)

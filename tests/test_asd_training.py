@@ -22,6 +22,7 @@ from test_asd import REPORT, TINY, close, graph_of, randomised, sample, step, va
 TRAINED = {
     "all": {"position", "class", "bond"},
     "cnn": {"position", "class"},
+    "coarse": {"position", "class"},
     "classes": {"class"},
     "graph": {"class", "bond"},
     "builder": {"class", "bond"},
@@ -172,6 +173,8 @@ def test_gradients_reach_what_is_trained_and_nothing_frozen(soap, shared, train)
     parts = {
         "all": {"unet", "encoder", "builder"},
         "cnn": {"unet", "encoder"} | classes,
+        "coarse": {"unet.encoder", "encoder", *(f"unet.{p}.{k}" for p in ("gates", "widen", "merge") for k in (0, 1))}
+        | classes,
         "classes": {"unet.encoder", "encoder"} | classes,
         "graph": {"encoder", "builder"},
         "builder": {"builder"},
@@ -250,6 +253,18 @@ def test_parts_are_trained_on_and_whole_images_judged():
     losses = {mode: [m.train(mode)(batch, generator())["position"] for m in (model, parts)] for mode in (True, False)}
     assert close(*losses[False])
     assert not close(*losses[True], 1e-3)
+
+
+def test_the_coarse_grid_is_half_as_fine(monkeypatch):
+    """Means over 2 x 2 x 2 voxels, in the same frame; the images' width and height need not be even."""
+    model, batch = Asd(replace(TINY, train="coarse")), sample([6, 7], nx=17, ny=24)
+    atoms = graph_of(batch)
+    fine = position_grid(atoms.positions, atoms.graph, 2, (24, 24), TINY.pixel)
+    half = fine.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).mean((2, 4, 6))
+    maps = model.unet.encode(batch.images)
+    assert model.unet.coarse(maps).shape == half.shape == (2, 12, 12, 10)
+    monkeypatch.setattr(model.unet, "coarse", lambda maps: half)
+    assert model(batch, generator())["position"] < 1e-9
 
 
 def test_a_skip_of_weight_one_is_the_published_one_times_its_voxels():

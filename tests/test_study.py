@@ -1,7 +1,9 @@
 """A study from its file to its page: equal data, restartable, figures that are those of the runs."""
 
 import csv
+import json
 import logging
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from afmol.metrics import Steps, count_steps, step_summary
 from afmol.structures import Molecule
 from afmol.study import StudyConfig, run_study, study_tasks, write_report
 from afmol.study.report import mean_and_spread
+from afmol.study.run import run_task
 
 RUN = """
 batch_size = 2
@@ -75,10 +78,11 @@ def folder(tmp_path_factory):
 
 def test_a_study_goes_on_where_it_was_and_ends_in_a_page(folder, capsys):
     study, out = config_from_toml(StudyConfig, folder / "study.toml"), folder / "out"
-    tasks = study_tasks(replace(study, start="a.safetensors"), folder, out)
+    tasks = study_tasks(replace(study, start="a.safetensors", stored="set{seed}"), folder, out)
     assert [(t.train.steps, Path(t.train.start).name) for t in tasks] == [
         *((2, "a.safetensors"), (1, ""), (2, "plain.safetensors"))
     ]
+    assert {(t.train.molecules, t.train.stored) for t in tasks} == {("", "set5")}
     runs = run_study(study, folder, out)
     first, done = next(runs)
     assert (first.name, first.seed, done) == ("plain", 5, "done")
@@ -122,6 +126,19 @@ def test_studies_that_cannot_be(folder, tmp_path, capsys, change, words):
     with pytest.raises(SystemExit):
         main(["study", str(folder / "wrong.toml"), "-o", str(tmp_path)])
     assert words in capsys.readouterr().err
+
+
+def test_a_run_in_a_process_that_may_have_none_of_its_own(folder, tmp_path, monkeypatch):
+    """As in a worker of Dask; there graphs are built on true positions."""
+    study = config_from_toml(StudyConfig, folder / "study.toml")
+    study = replace(study, variants=study.variants[:1], positions="given")
+    (folder / "plain.toml").write_text(RUN.replace("workers = 0", "workers = 1"))
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    run_task(study_tasks(study, folder, tmp_path)[0])
+    (folder / "plain.toml").write_text(RUN)
+    whole = json.loads((tmp_path / "plain_5" / "result.json").read_text())["whole"]
+    assert (whole["precision"], whole["recall"]) == (1, 1)
+    assert whole["matched_atoms"] > 5
 
 
 def test_a_shift_moves_the_image_over_the_same_scene(folder):

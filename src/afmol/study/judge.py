@@ -21,9 +21,11 @@ SEED = 2000
 
 
 def judge(
-    model: ImageModel, molecules: MoleculeSet, data: DataConfig, count: int, shift: float
+    model: ImageModel, molecules: MoleculeSet, data: DataConfig, count: int, shift: float, given: bool = False
 ) -> dict[str, dict[str, Any] | None]:
     """Figures of a model on `count` samples drawn as its training data from other molecules, the same for all models.
+
+    `given`: graphs are built on the true positions, where the model can do that.
 
     Returns:
         "whole": of whole graphs (`metrics.summary`); "shifted": the same of the same scenes with the image moved by
@@ -34,16 +36,21 @@ def judge(
     for first in range(0, count, BATCH):
         places = range(first, min(first + BATCH, count))
         still, moved = ([make_sample(molecules, data, i, (by, 0.0)) for i in places] for by in (0.0, shift))
-        whole += _compared(model, still)
-        shifted += _compared(model, moved)
+        whole += _compared(model, still, given)
+        shifted += _compared(model, moved, given)
         if isinstance(model, Asd):
             steps += _single_steps(model, still, first)
     figures: dict[str, dict[str, Any] | None] = {"whole": summary(whole), "shifted": summary(shifted)}
     return figures | {"steps": step_summary(steps) if isinstance(model, Asd) else None}
 
 
-def _compared(model: ImageModel, samples: Sequence[Sample]) -> Comparison:
-    found = model.predict(collate(samples).images)
+def _compared(model: ImageModel, samples: Sequence[Sample], given: bool) -> Comparison:
+    batch = collate(samples)
+    if given and isinstance(model, Asd):
+        keep = batch.positions[:, 2] >= -model.config.depth
+        found = model.grow(batch.images, batch.positions[keep], batch.molecule[keep])
+    else:
+        found = model.predict(batch.images)
     pairs = zip(found, samples, strict=True)
     return sum((compare(m, s.molecule, s.molecule.within(model.config.depth)) for m, s in pairs), Comparison())
 

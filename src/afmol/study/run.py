@@ -6,10 +6,11 @@ stopped: what is done is kept, a run that was stopped goes on at its checkpoint.
 
 import hashlib
 import json
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..checkpoint import load_model
 from ..config import config_from_toml, config_to_dict
@@ -49,6 +50,9 @@ class StudyConfig:
     test: str
     """Packed set for the figures."""
     variants: tuple[Variant, ...]
+    stored: str = ""
+    """Folder of stored samples (afmol dataset make) in place of simulating them for each run anew; "{seed}" in it
+    stands for the seed, so that each has its own samples."""
     title: str = "study"
     seeds: tuple[int, ...] = (0, 1)
     """Of the weights to start from and of the samples: the same ones for all variants."""
@@ -58,6 +62,9 @@ class StudyConfig:
     test_samples: int = 300
     shift: float = 2.0
     """By how much images are moved for the shift test, A."""
+    positions: Literal["found", "given"] = "found"
+    """Whether whole graphs are built on the positions that a model finds or, where it can do that, on the true ones:
+    what is compared then is the graph builders alone."""
 
     def __post_init__(self) -> None:
         names = [v.name for v in self.variants]
@@ -79,6 +86,7 @@ class Task(NamedTuple):
     test: str
     test_samples: int
     shift: float
+    given: bool
 
     @property
     def folder(self) -> Path:
@@ -101,7 +109,8 @@ def study_tasks(study: StudyConfig, folder: str | Path, out: str | Path) -> list
                 start = f"{home.with_name(f'{variant.after}_{seed}')}/{variant.after}.safetensors"
             config = replace(
                 usual,
-                molecules=study.molecules,
+                molecules="" if study.stored else study.molecules,
+                stored=study.stored.replace("{seed}", str(seed)),
                 validation=study.validation,
                 out=str(home),
                 name=variant.name,
@@ -110,7 +119,11 @@ def study_tasks(study: StudyConfig, folder: str | Path, out: str | Path) -> list
                 seed=seed,
                 data=replace(usual.data, seed=seed),
             )
-            tasks.append(Task(variant.name, seed, config, study.test, study.test_samples, study.shift))
+            tasks.append(
+                Task(
+                    variant.name, seed, config, study.test, study.test_samples, study.shift, study.positions == "given"
+                )
+            )
     return tasks
 
 
@@ -147,17 +160,20 @@ def run_task(task: Task) -> tuple[Task, str]:
         if json.loads(path.read_text()).get("key") != key:
             raise ConfigError(f"{path} is the result of another study; choose another folder.")
         return task, "kept"
-    weights = train(task.train)
+    alone = multiprocessing.current_process().daemon  # a worker of Dask, which may not have processes of its own
+    weights = train(replace(task.train, workers=0) if alone else task.train)
     model, _ = load_model(weights)
     result = {"key": key, "name": task.name, "seed": task.seed, "config": config_to_dict(task.train)}
     result |= {"parameters": sum(p.numel() for p in model.parameters())}
-    result |= judge(model, load_molecules(task.test, "test"), task.train.data, task.test_samples, task.shift)
+    molecules = load_molecules(task.test, "test")
+    result |= judge(model, molecules, task.train.data, task.test_samples, task.shift, task.given)
     write_file(path, f"{json.dumps(result, indent=1)}\n".encode())
     return task, "done"
 
 
 def _key(task: Task) -> str:
     """SHA-256 of what a result depends on; where its folder lies does not matter."""
-    config = config_to_dict(task.train) | {"out": "", "start": Path(task.train.start).name}
-    about = [config, Path(task.test).name, task.test_samples, task.shift]
+    where = {"start": Path(task.train.start).name, "stored": Path(task.train.stored).name}
+    config = config_to_dict(task.train) | {"out": ""} | where
+    about = [config, Path(task.test).name, task.test_samples, task.shift, task.given]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

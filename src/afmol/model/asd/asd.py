@@ -101,6 +101,9 @@ class Asd(nn.Module):
         match self.config.train:
             case "cnn":
                 return [self.unet, self.encoder, *serve_classes]
+            case "coarse":
+                stages = [part[:-1] for part in (self.unet.gates, self.unet.widen, self.unet.merge)]
+                return [self.unet.encoder, *stages, self.encoder, *serve_classes]
             case "classes":
                 return [self.unet.encoder, self.encoder, *serve_classes]
             case "graph":
@@ -124,7 +127,7 @@ class Asd(nn.Module):
             batch = cropped(batch, min(c.crop, *batch.images.shape[2:]), c.pixel, generator)
         maps = self.unet.maps(batch.images)
         losses = {}
-        if c.train in ("all", "cnn"):
+        if c.train in ("all", "cnn", "coarse"):
             losses["position"] = self._position_loss(batch, maps)
         with torch.autocast(batch.images.device.type, enabled=False):
             task = remove(batch, c.depth, c.order, c.removals, generator)
@@ -133,7 +136,7 @@ class Asd(nn.Module):
             n_graphs = len(logits)
             if c.train != "bonds":
                 losses["class"] = F.cross_entropy(logits, task.classes, ignore_index=-1, reduction="sum") / n_graphs
-            if c.train not in ("cnn", "classes"):
+            if c.train not in ("cnn", "coarse", "classes"):
                 bonds = self.builder.bond(task.left, task.positions, logits, image)
                 each = F.binary_cross_entropy_with_logits(bonds, task.bonded.float(), reduction="none")
                 graph = task.left.graph
@@ -143,9 +146,13 @@ class Asd(nn.Module):
 
     def _position_loss(self, batch: Batch, maps: list[Float[Tensor, "batch _ _ _ _"]]) -> Float[Tensor, ""]:
         nx, ny = batch.images.shape[2:]
-        grid = self.unet.decode(maps)[:, :nx, :ny].float()
         atoms, _ = true_graph(batch, self.config.depth)
-        wanted = position_grid(atoms.positions, atoms.graph, len(grid), (nx, ny), self.config.pixel)
+        wanted = position_grid(atoms.positions, atoms.graph, len(batch.images), (nx, ny), self.config.pixel)
+        if self.config.train == "coarse":
+            wanted = F.avg_pool3d(wanted[:, None], 2)[:, 0]
+            grid = self.unet.coarse(maps)[:, : nx // 2, : ny // 2].float()
+        else:
+            grid = self.unet.decode(maps)[:, :nx, :ny].float()
         return POSITION_WEIGHT * F.mse_loss(grid, wanted)
 
     @torch.no_grad()
@@ -176,11 +183,35 @@ class Asd(nn.Module):
         grid = self.unet.decode(maps)[:, : images.shape[2], : images.shape[3]]
         positions, image, confidence = find_peaks(grid, self.config.pixel)
         keep = confidence >= threshold
-        place = addition_order(positions[keep], image[keep], order or self.config.order)
-        positions, image, confidence = (t[keep][place] for t in (positions, image, confidence))
+        return self._molecules(maps, positions[keep], image[keep], confidence[keep], order)
+
+    @torch.no_grad()
+    def grow(
+        self,
+        images: Float[Tensor, "batch slices nx ny"],
+        positions: Float[Tensor, "n 3"],
+        image: Int[Tensor, " n"],
+        order: str | None = None,
+    ) -> list[Molecule]:
+        """As `predict`, on given positions (A) of atoms in place of those of the grid, with confidence 1.
+
+        `image`: which image each atom is in.
+        """
+        return self._molecules(self.unet.encode(images), positions, image, torch.ones_like(positions[:, 0]), order)
+
+    def _molecules(
+        self,
+        maps: list[Tensor],
+        positions: Float[Tensor, "n 3"],
+        image: Int[Tensor, " n"],
+        confidence: Float[Tensor, " n"],
+        order: str | None,
+    ) -> list[Molecule]:
+        place = addition_order(positions, image, order or self.config.order)
+        positions, image, confidence = positions[place], image[place], confidence[place]
         classes, pairs, bonds = self._grow(self.encoder.levels(maps), positions, image)
         found = PartialGraph(positions, classes, image, pairs)
-        return [_molecule(found, confidence, bonds, image == b) for b in range(len(images))]
+        return [_molecule(found, confidence, bonds, image == b) for b in range(len(maps[0]))]
 
     def _grow(
         self, levels: list[Level], positions: Float[Tensor, "n 3"], image: Int[Tensor, " n"]

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...soap import power_spectrum
-from .attention import GatedSum, mlp
+from ..attention import GatedSum, mlp
 from .config import AsdConfig
 from .encoding import ENCODING, QUERY, ImageEncoder, Level
 from .nodes import N_CLASSES, STATE, NodeNet, PartialGraph

@@ -62,9 +62,10 @@ class AsdConfig:
     """Partial graphs an image and training step; they share the image's encoding."""
     crop: int = 0
     """Side, in pixels, of the part of each image that is trained on, around an atom at random; 0: whole images."""
-    train: Literal["all", "cnn", "classes", "graph", "builder", "bonds"] = "all"
+    train: Literal["all", "cnn", "coarse", "classes", "graph", "builder", "bonds"] = "all"
     """What is trained; the rest is frozen. "cnn": what serves positions and classes, so that image encodings carry
-    elements; "classes": what serves these alone, in a third of the time since the U-Net's decoder does not run;
+    elements; "coarse", a first stage: the same with a grid half as fine, read from the decoder's last map but one, in a
+    third of the time; "classes": what serves these alone, in a third of the time too, without the U-Net's decoder;
     "graph": all but the U-Net; "builder": the graph builder on the frozen CNN; "bonds": what serves bonds alone."""
 
     @property

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...elements import CLASS_NAMES
 from ...soap import SETTING_A
-from .attention import Attention, GatedSum, mlp
+from ..attention import Attention, GatedSum, mlp
 from .config import AsdConfig
 
 N_CLASSES = len(CLASS_NAMES)

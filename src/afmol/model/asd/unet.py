@@ -9,7 +9,7 @@ Oinonen et al., MRS Bulletin 2022. 3 x 3 x 3 convolutions, two a block; average 
 strides in z 2, 1, 2; each skip connection is weighed by a softmax over its voxels, in the light of the coarsest map.
 """
 
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class SkipGate(nn.Module):
     Oktay et al., arXiv 1804.03999, with a softmax where theirs has a sigmoid. `mean_one`: times the number of voxels.
     """
 
-    def __init__(self, channels: int, coarsest: int, mean_one: bool) -> None:
+    def __init__(self, channels: int, coarsest: int, mean_one: bool = False) -> None:
         super().__init__()
         self.mean_one = mean_one
         self.own = convolution(channels, coarsest)
@@ -86,11 +86,16 @@ class UNet(nn.Module):
 
     def decode(self, maps: list[Float[Tensor, "batch _ _ _ _"]]) -> Float[Tensor, "batch mx my nz"]:
         """The grid, as wide as the padded image."""
-        x = maps[-1]
-        for skip, gate, widen, merge, nz in zip(
-            maps[-2::-1], self.gates, self.widen, self.merge, DECODER_Z, strict=True
-        ):
+        return self.head(self._decoded(maps, len(DECODER_Z)))[:, 0]
+
+    def coarse(self, maps: list[Float[Tensor, "batch _ _ _ _"]]) -> Float[Tensor, "batch mx my mz"]:
+        """The mean over the channels of the decoder's last map but one: half as fine as the grid along each axis."""
+        return self._decoded(maps, len(DECODER_Z) - 1).mean(1)
+
+    def _decoded(self, maps: list[Float[Tensor, "batch _ _ _ _"]], steps: int) -> Map:
+        x, parts = maps[-1], zip(maps[-2::-1], self.gates, self.widen, self.merge, DECODER_Z, strict=True)
+        for skip, gate, widen, merge, nz in islice(parts, steps):
             size = (skip.shape[2], skip.shape[3], nz)
             gated = upsampled(gate(skip, maps[-1]), size)
             x = merge(torch.cat([widen(upsampled(x, size)), gated], dim=1))
-        return self.head(x)[:, 0]
+        return x

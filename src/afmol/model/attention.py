@@ -2,11 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-AT_ONCE = 32
-"""Nodes whose pairs are formed together."""
+AT_ONCE = 2**20
+"""Values of pairs that are formed together."""
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -35,10 +35,15 @@ class Attention(nn.Module):
         self.scale = width**-0.5 if scaled else 1.0
 
     def forward(
-        self, keys: Float[Tensor, "*batch k a"], queries: Float[Tensor, "*batch q b"]
+        self,
+        keys: Float[Tensor, "*batch k a"],
+        queries: Float[Tensor, "*batch q b"],
+        there: Bool[Tensor, "*batch q"] | None = None,
     ) -> Float[Tensor, "*batch k width"]:
+        """`there`: which queries count, at least one; None: all."""
         key, query = self.key(keys), self.query(queries)
-        share = (self.scale * key @ query.mT).softmax(-1)
+        logits = self.scale * key @ query.mT
+        share = (logits if there is None else logits.masked_fill(~there[..., None, :], -torch.inf)).softmax(-1)
         of_key, of_query = self.mix.weight.chunk(2, dim=1)
         hidden = _mean_of_pairs(key @ of_key.T, F.linear(query, of_query, self.mix.bias), share)
         return self.value(hidden.view_as(key))
@@ -49,7 +54,8 @@ def _mean_of_pairs(
 ) -> Float[Tensor, "n k width"]:
     """sum_j share_ij ReLU(keys_i + queries_j), a few of the batch at a time: two to three times as fast on a CPU, whose
     caches the pairs of all would not fit."""
-    parts = (x.reshape(-1, *x.shape[-2:]).split(AT_ONCE) for x in (keys, queries, share))
+    rows = max(1, AT_ONCE // max(1, share.shape[-2] * share.shape[-1] * keys.shape[-1]))
+    parts = (x.reshape(-1, *x.shape[-2:]).split(rows) for x in (keys, queries, share))
     means = [a[:, :, None] @ F.relu(k[:, :, None] + q[:, None], inplace=True) for k, q, a in zip(*parts, strict=True)]
     return torch.cat(means)[:, :, 0]
 
@@ -61,9 +67,12 @@ class GatedSum(nn.Module):
         super().__init__()
         self.value, self.gate = value, gate
 
-    def forward(self, vectors: Float[Tensor, "*batch n inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """The sum over the last axis but one."""
-        return self._gated(vectors).sum(-2)
+    def forward(
+        self, vectors: Float[Tensor, "*batch n inputs"], there: Bool[Tensor, "*batch n"] | None = None
+    ) -> Float[Tensor, "*batch outputs"]:
+        """The sum over the last axis but one. `there`: which vectors count; None: all."""
+        gated = self._gated(vectors)
+        return (gated if there is None else gated * there[..., None]).sum(-2)
 
     def by_graph(
         self, vectors: Float[Tensor, "n inputs"], graph: Int[Tensor, " n"], n_graphs: int
