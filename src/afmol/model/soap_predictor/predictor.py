@@ -1,0 +1,70 @@
+"""The SOAP predictor: the SOAP vectors of all nodes of a graph to which a node was added.
+
+    graph, SOAP of the graph before -> network -> SOAP of the graph now -> next node
+
+In training, what the network is told of the graph before is, as drawn, a noisy label or its own prediction (report,
+4.1.2).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .config import SoapPredictorConfig
+from .graphs import Graphs
+from .invariant import InvariantNetwork
+from .report import ReportNetwork
+
+
+class Growth(NamedTuple):
+    """Graphs that grow node by node, all alike in classes, and what is asked for: SOAP of the last of them."""
+
+    positions: Float[Tensor, "batch n 3"]
+    """A, in the order in which they are added."""
+    classes: Int[Tensor, "batch n"]
+    labels: Float[Tensor, "batch n pairs k"]
+    """SOAP in the whole graph."""
+    known: Float[Tensor, "batch s pairs k"]
+    """Noisy SOAP in the graph of the first s nodes, from which on the network goes by what it says itself."""
+
+
+class SoapPredictor(nn.Module):
+    """See the module's text. `forward` returns losses, `soap` what the network says."""
+
+    def __init__(self, config: SoapPredictorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = ReportNetwork(config) if config.network == "report" else InvariantNetwork(config)
+
+    def soap(self, graphs: Graphs) -> Float[Tensor, "batch n pairs k"]:
+        """SOAP of each node; a pair's entries in the order (n, n', l)."""
+        return self.config.scale * self.network(graphs)
+
+    def forward(self, batch: Growth, generator: torch.Generator) -> dict[str, Tensor]:
+        """ "soap": mean squared error of the entries of all pairs of classes that the graph has.
+
+        Of the others SOAP is zero, and so is what the network says.
+        """
+        found = self.grown(batch)
+        has = (batch.classes[0, :, None] == torch.arange(self.config.soap.n_species, device=found.device)).any(0)
+        upper = torch.triu_indices(len(has), len(has), device=found.device)
+        pairs = has[upper[0]] & has[upper[1]]
+        return {"soap": F.mse_loss(found[:, :, pairs], batch.labels[:, :, pairs])}
+
+    def grown(self, batch: Growth) -> Float[Tensor, "batch n pairs k"]:
+        """SOAP in the whole graph, from what is known of its first nodes on; only the last step has a gradient."""
+        known, n = batch.known, batch.positions.shape[1]
+        with torch.no_grad():
+            for size in range(known.shape[1] + 1, n):
+                known = self.soap(_with_new(batch, known, size))
+        return self.soap(_with_new(batch, known, n))
+
+
+def _with_new(batch: Growth, known: Float[Tensor, "batch s pairs k"], size: int) -> Graphs:
+    """The graphs of the first `size` nodes, the last of which is new."""
+    old = torch.arange(size, device=known.device) < size - 1
+    filled = F.pad(known, (0, 0, 0, 0, 0, 1))
+    return Graphs(batch.positions[:, :size], batch.classes[:, :size], filled, old.expand(len(known), -1))
