@@ -12,7 +12,8 @@ from afmol.data.samples import DataConfig
 from afmol.data.shards import SetConfig
 from afmol.errors import ConfigError
 from afmol.model import OnePassConfig
-from afmol.training import TrainConfig
+from afmol.study import StudyConfig
+from afmol.training import PointsTrainConfig, TrainConfig
 from strategies import one_sentence
 
 
@@ -98,10 +99,21 @@ def test_configurations_that_cannot_be_read(tmp_path):
         one_sentence(error, path)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.toml")), ids=lambda p: p.name)
+CONFIGS = Path(__file__).parents[1] / "configs"
+RUNS = sorted({*CONFIGS.rglob("*.toml")} - {*CONFIGS.rglob("study.toml")})
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted({*CONFIGS.rglob("*.toml")} - {*CONFIGS.rglob("study.toml")}),
+    ids=lambda p: str(p.relative_to(CONFIGS)),
+)
 def test_configurations_of_published_runs(path):
     model = OnePassConfig()
-    if path.name == "dataset.toml":  # stored samples, for any run of the usual model
+    if path.parent.name == "soap":
+        assert config_from_toml(PointsTrainConfig, path).model.kind == "soap-predictor"
+        return
+    if path.name in ("dataset.toml", "samples.toml"):  # stored samples, for any run of the usual model
         config = config_from_toml(SetConfig, path)
     else:
         config = config_from_toml(TrainConfig, path)
@@ -109,6 +121,33 @@ def test_configurations_of_published_runs(path):
         assert config.data.shard_size % config.batch_size == 0
     assert config.data.slices == model.slices
     assert config.data.pixel == model.pixel
+
+
+def test_a_variant_of_the_study_differs_in_what_it_is_about():
+    """Each from one before it; absolute coordinates train the image encoder too."""
+    study = config_from_toml(StudyConfig, CONFIGS / "asd" / "study.toml")
+    read = {v.name: config_from_toml(TrainConfig, CONFIGS / "asd" / v.config) for v in study.variants}
+    wanted = {
+        "soap_shared": ("original_graph", {"soap", "class_rounds", "bond_rounds"}),
+        "soap_separate": ("soap_shared", {"shared"}),
+        "soap_messages": ("soap_separate", {"class_rounds", "bond_rounds"}),
+        "soap_scaled": ("soap_messages", {"soap_scale"}),
+        "soap_class_messages": ("soap_messages", {"bond_rounds"}),
+        "soap_weight_decay": ("soap_messages", set()),
+        "soap_bonds_alone": ("soap_messages", {"train"}),
+        "soap_shallow": ("soap_messages", {"attention_layers"}),
+        "soap_gradient": ("soap_messages", {"soap_gradient"}),
+        "soap_absolute": ("soap_messages", {"coordinates", "train"}),
+        "original_absolute": ("original_graph", {"coordinates", "train"}),
+    }
+    assert read.keys() == wanted.keys() | {"original_graph", "one_pass"}
+    for name, (base, fields) in wanted.items():
+        a, b = vars(read[name].model), vars(read[base].model)
+        assert {k for k in a if a[k] != b[k]} == fields, name
+        assert read[name].data == read[base].data
+        assert (read[name].weight_decay != read[base].weight_decay) == (name == "soap_weight_decay")
+        same = ("batch_size", "learning_rate", "warm_up", "clip", "average", "validation_samples", "precision")
+        assert all(getattr(read[name], k) == getattr(read[base], k) for k in same)
 
 
 @dataclass(frozen=True)

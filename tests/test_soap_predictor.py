@@ -1,5 +1,7 @@
 """The SOAP predictor: shapes of the report's boxes, symmetries of the networks, labels that are SOAP itself."""
 
+import logging
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from afmol.errors import ConfigError
+from afmol.checkpoint import load_image_model, load_model
+from afmol.cli import main
+from afmol.config import config_from_toml
+from afmol.errors import ConfigError, WeightsError
 from afmol.model.soap_predictor import PointsConfig, RandomPoints, SoapPredictor, SoapPredictorConfig
 from afmol.model.soap_predictor.graphs import Graphs, geometry, members, pairs_of
 from afmol.model.soap_predictor.report import Head, ReportNetwork
 from afmol.soap import SETTING_A, SETTING_B, SoapConfig, dscribe_vector, power_spectrum
+from afmol.training import PointsTrainConfig, fit
 
 SMALL = SoapConfig(n_species=3, max_l=1, n_radial=2)
 REPORT = SoapPredictorConfig(soap=SMALL, widths=(8, 6, 4))
@@ -216,3 +222,46 @@ def test_setting_a_has_a_skip_too():
     assert SoapPredictor(SoapPredictorConfig(soap=SETTING_A, widths=(8, 8))).soap(
         graphs([[0, 4, 1]], 2, soap=SETTING_A)
     ).shape == (1, 3, 15, 27)
+
+
+def test_a_run_by_toml_goes_on_where_it_was(tmp_path):
+    """The same weights whether it was stopped or not; and they are told from a model that reads images."""
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    (tmp_path / "p.toml").write_text(
+        """
+        name = "p"
+        steps = 6
+        batch_size = 2
+        warm_up = 1
+        workers = 0
+        checkpoint_every = 3
+        accelerator = "cpu"
+        [points]
+        nodes = 3
+        [model]
+        kind = "soap-predictor"
+        network = "invariant"
+        widths = [4, 4]
+        soap = { n_species = 3, max_l = 1, n_radial = 2 }
+        """
+    )
+    whole = config_from_toml(PointsTrainConfig, tmp_path / "p.toml")
+    stopped = replace(whole, out=str(tmp_path / "stopped"))
+
+    class Stop(RandomPoints):
+        def batch(self, q):
+            if q == 5:
+                raise KeyboardInterrupt
+            return super().batch(q)
+
+    points = RandomPoints(whole.points, whole.model.soap, 2, 6)
+    broken = Stop(whole.points, whole.model.soap, 2, 6)
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(SoapPredictor(whole.model), broken, stopped)
+    fit(SoapPredictor(whole.model), points, stopped)
+    main(["train", str(tmp_path / "p.toml"), "--out", str(tmp_path / "whole")])
+    a, b = (load_model(tmp_path / run / "p.safetensors")[0].state_dict() for run in ("stopped", "whole"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.raises(WeightsError, match="reads no images"):
+        load_image_model(tmp_path / "whole" / "p.safetensors")

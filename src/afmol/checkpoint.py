@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from .config import config_from_dict, config_to_dict
 from .errors import ConfigError, WeightsError
 from .files import write_file
-from .model import MODELS, build
+from .model import MODELS, ImageModel, build
 
 FORMAT, TRAINING = "afmol-weights", "afmol-training"
 VERSION = 3
@@ -76,6 +76,18 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Any, str]:
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, ConfigError) as error:
         raise WeightsError(f"{path} is damaged: its weights do not fit its configuration.") from error
     return model.eval(), metadata.get("name", path.stem)
+
+
+def load_image_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Any, str]:
+    """As `load_model`, for prediction and evaluation.
+
+    Raises:
+        WeightsError: as there; a model that reads no images.
+    """
+    model, name = load_model(name_or_path)
+    if not isinstance(model, ImageModel):
+        raise WeightsError(f"{name_or_path} is a model of kind {model.config.kind!r}, which reads no images.")
+    return model, name
 
 
 _File = tuple[dict[str, Tensor], dict[str, Any]]

@@ -49,12 +49,16 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 def config_from_toml(kind: type[T], path: str | Path) -> T:
     """A config dataclass from a TOML file; ConfigError if it cannot be read."""
+    return config_from_dict(kind, read_toml(path), Path(path).name)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """What a TOML file says; ConfigError if it cannot be read."""
     try:
-        values = tomllib.loads(Path(path).read_text())
+        return tomllib.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         why = str(getattr(error, "strerror", None) or error)
         raise ConfigError(f"{path} cannot be read as a TOML configuration: {why}.") from error
-    return config_from_dict(kind, values, Path(path).name)
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

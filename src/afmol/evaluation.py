@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .checkpoint import DEFAULT_MODEL, load_model
+from .checkpoint import DEFAULT_MODEL, load_image_model
 from .data.molecules import FLAT, MoleculeSet, load_molecules
 from .data.samples import lay_down, nominal_conditions, random_conditions, simulate_sample
 from .errors import ConfigError
@@ -133,7 +133,7 @@ def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCon
         MoleculeError, WeightsError, ConfigError: input that cannot be used.
     """
     config = config or EvaluationConfig()
-    network, name = load_model(model)
+    network, name = load_image_model(model)
     try:
         network.to(torch.device(config.device))
     except (RuntimeError, AssertionError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .checkpoint import DEFAULT_MODEL, load_model
+from .checkpoint import DEFAULT_MODEL, load_image_model
 from .errors import AfmolError, ConfigError
 from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .model import ImageModel
@@ -41,7 +41,7 @@ def predict(scan: Scan, model: str | Path | ImageModel = DEFAULT_MODEL, threshol
 
 @lru_cache(maxsize=2)
 def _loaded(model: str) -> tuple[ImageModel, str]:
-    return load_model(model)
+    return load_image_model(model)
 
 
 def predict_many(scans: Sequence[Scan], network: ImageModel, threshold: float = 0.5) -> list[Molecule]:
@@ -139,7 +139,7 @@ def predict_files(
         raise ConfigError("Name at least one stack to read; see afmol predict --help.")
     if not 0 < threshold < 1:
         raise ConfigError("The threshold is a probability between 0 and 1.")
-    network, name = load_model(model)
+    network, name = load_image_model(model)
     slices = len(sources) > 1 and all(is_single_slice(source) for source in sources)
     used: set[str] = set()
     for source in [list(sources)] if slices else sources:

@@ -1,6 +1,7 @@
 """Training: our own loop on Lightning Fabric, for any model and any source of batches; checkpoints with exact resume.
 
     TrainConfig -> train: model, source of samples, validation -> fit: the loop
+    PointsTrainConfig -> train_on_points: the SOAP predictor, random graphs -> fit
 
 Step s sees the batch s of the loader (data/loader.py) and a generator seeded by s, so that a run that was stopped goes
 on as if it had not been.
@@ -28,7 +29,8 @@ from .data.molecules import MoleculeSet, load_molecules
 from .data.samples import DataConfig, collate, make_sample
 from .errors import ConfigError
 from .metrics import compare, summary, total
-from .model import ImageModel, ModelConfig, OnePassConfig, build
+from .model import ImageModel, ModelConfig, OnePassConfig, SoapPredictorConfig, build
+from .model.soap_predictor import PointsConfig, RandomPoints
 
 LOG_EVERY = 50
 """Steps over which the losses of a line of metrics.jsonl are averaged."""
@@ -122,6 +124,35 @@ def train(config: TrainConfig) -> Path:
     if config.start:
         model = _started(model, load_model(config.start)[0], config.start)
     return fit(model, source, config, validate)
+
+
+@dataclass(frozen=True)
+class PointsTrainConfig(FitConfig):
+    """One training run of a SOAP predictor (report, 4.1.2): a step is one addition of a node to a batch of graphs."""
+
+    precision: str = "32-true"
+    batch_size: int = 100
+    """Graphs that grow together."""
+    points: PointsConfig = field(default_factory=PointsConfig)
+    model: SoapPredictorConfig = field(default_factory=SoapPredictorConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ConfigError("batch_size must be at least 1.")
+
+
+def train_on_points(config: PointsTrainConfig) -> Path:
+    """Train; returns the weight file. Goes on from OUT/checkpoint.safetensors if there is one.
+
+    Graphs are new in each step, so the training losses are those of validation.
+
+    Raises:
+        ConfigError: an output folder that cannot be written. WeightsError: a checkpoint that cannot be read.
+    """
+    torch.manual_seed(config.seed)
+    source = RandomPoints(config.points, config.model.soap, config.batch_size, config.steps)
+    return fit(build(config.model), source, config)
 
 
 def _started(model: nn.Module, other: nn.Module, name: str) -> nn.Module:

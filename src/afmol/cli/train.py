@@ -62,21 +62,24 @@ def train(config: Path, arguments: list[str]) -> None:
     """Train a model from a TOML configuration; any field can be set on the command line.
 
     Example: afmol train configs/pretrain.toml --steps 100 --out runs/try
-    """
-    from ..config import config_from_toml
-    from ..plots import loss_plot
-    from ..training import TrainConfig
-    from ..training import train as run
 
+    A configuration with [points] is of a SOAP predictor, which learns from random points.
+    """
+    from ..config import config_from_toml, read_toml
+    from ..plots import loss_plot
+    from ..training import PointsTrainConfig, TrainConfig, train_on_points
+    from ..training import train as on_images
+
+    kind = PointsTrainConfig if "points" in read_toml(config) else TrainConfig
     chosen = tyro.cli(
-        TrainConfig,
+        kind,
         prog="afmol train CONFIG",
         description=train.__doc__,
-        default=config_from_toml(TrainConfig, config),
+        default=config_from_toml(kind, config),
         args=arguments,
         config=(tyro.conf.AvoidSubcommands,),  # the kind of model is the configuration's
     )
-    weights = run(chosen)
+    weights = train_on_points(chosen) if isinstance(chosen, PointsTrainConfig) else on_images(chosen)
     if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several devices' processes; the first tells
         return
     picture = weights.parent / "losses.png"

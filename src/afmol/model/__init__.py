@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..structures import Molecule
 from .asd import Asd, AsdConfig
 from .one_pass import OnePass, OnePassConfig
+from .soap_predictor import SoapPredictor, SoapPredictorConfig
 
 __all__ = [
     "MODELS",
@@ -26,6 +27,8 @@ __all__ = [
     "ModelConfig",
     "OnePass",
     "OnePassConfig",
+    "SoapPredictor",
+    "SoapPredictorConfig",
     "build",
 ]
 
@@ -51,10 +54,14 @@ class ImageModel(Model, Protocol):
         ...
 
 
-MODELS: dict[str, tuple[type, type[nn.Module]]] = {"one-pass": (OnePassConfig, OnePass), "asd": (AsdConfig, Asd)}
+MODELS: dict[str, tuple[type, type[nn.Module]]] = {
+    "one-pass": (OnePassConfig, OnePass),
+    "asd": (AsdConfig, Asd),
+    "soap-predictor": (SoapPredictorConfig, SoapPredictor),
+}
 """Kind: its configuration and its class."""
 ModelConfig = OnePassConfig | AsdConfig
-"""What a training run may name: the configurations of MODELS (`A | B`)."""
+"""What a training run on images may name: the configurations of those of MODELS that read them (`A | B`)."""
 
 
 def build(config: Any) -> nn.Module:
