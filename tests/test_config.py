@@ -103,11 +103,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = sorted({*CONFIGS.rglob("*.toml")} - {*CONFIGS.rglob("study.toml")})
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted({*CONFIGS.rglob("*.toml")} - {*CONFIGS.rglob("study.toml")}),
-    ids=lambda p: str(p.relative_to(CONFIGS)),
-)
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_configurations_of_published_runs(path):
     model = OnePassConfig()
     if path.parent.name == "soap":
