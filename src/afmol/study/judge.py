@@ -12,7 +12,7 @@ from ..elements import BOND_TOLERANCE, table
 from ..metrics import Comparison, Steps, compare, count_steps, step_summary, summary
 from ..model import Asd, ImageModel
 from ..model.asd.asd import COMMONEST
-from ..structures import Sample
+from ..structures import Molecule, Sample
 
 BATCH = 16
 """Samples that a model judges at once."""
@@ -45,14 +45,17 @@ def judge(
 
 
 def _compared(model: ImageModel, samples: Sequence[Sample], given: bool) -> Comparison:
-    batch = collate(samples)
-    if given and isinstance(model, Asd):
-        keep = batch.positions[:, 2] >= -model.config.depth
-        found = model.grow(batch.images, batch.positions[keep], batch.molecule[keep])
-    else:
-        found = model.predict(batch.images)
+    known = given and isinstance(model, Asd)
+    found = grown(model, samples) if known else model.predict(collate(samples).images)
     pairs = zip(found, samples, strict=True)
     return sum((compare(m, s.molecule, s.molecule.within(model.config.depth)) for m, s in pairs), Comparison())
+
+
+def grown(model: Asd, samples: Sequence[Sample]) -> list[Molecule]:
+    """The graphs that a model builds on the true positions of the atoms that it is asked for."""
+    batch = collate(samples)
+    keep = batch.positions[:, 2] >= -model.config.depth
+    return model.grow(batch.images, batch.positions[keep], batch.molecule[keep])
 
 
 def _single_steps(model: Asd, samples: Sequence[Sample], seed: int) -> Steps:

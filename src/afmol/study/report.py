@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import load_model
 from ..errors import ConfigError
 from ..files import write_file
 from ..plots.study import part_curves, step_confusions
 from ..plots.training import read_metrics
 from .run import StudyConfig, Task
-from .shift import write_shift_picture
 
 Found = dict[str, list[dict[str, Any]]]
 """Results by variant, a list over seeds."""
@@ -96,7 +94,7 @@ def study_table(found: Found) -> Table:
 
 
 def write_report(study: StudyConfig, tasks: Sequence[Task], out: str | Path) -> Path:
-    """table.csv, table.md, curves.png, confusions_VARIANT.png, shift_VARIANT.png, report.html in OUT; returns the last.
+    """table.csv, table.md, curves.png, confusions_VARIANT.png, report.html in OUT; returns the last.
 
     Raises:
         ConfigError: results that are missing, files that cannot be written.
@@ -118,9 +116,8 @@ def write_report(study: StudyConfig, tasks: Sequence[Task], out: str | Path) -> 
             pictures[name] = [f"confusions_{name}.png"]
     for task in tasks:
         if task.seed == study.seeds[0]:
-            model, _ = load_model(task.folder / f"{task.name}.safetensors")
-            write_shift_picture(model, task.name, study.shift, out / f"shift_{task.name}.png")
-            pictures[task.name] = [*pictures.get(task.name, []), f"shift_{task.name}.png"]
+            picture = task.folder.relative_to(out.resolve()) / "shift.png"
+            pictures[task.name] = [*pictures.get(task.name, []), picture.as_posix()]
     write_file(out / "report.html", as_html(study, figures, pictures).encode())
     return out / "report.html"
 

@@ -10,7 +10,7 @@ import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..checkpoint import load_model
 from ..config import config_from_toml, config_to_dict
@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from ..files import make_folder, write_file
 from ..training import TrainConfig, train
 from .judge import judge
+from .shift import write_shift_picture
 
 
 @dataclass(frozen=True)
@@ -163,17 +164,23 @@ def run_task(task: Task) -> tuple[Task, str]:
     alone = multiprocessing.current_process().daemon  # a worker of Dask, which may not have processes of its own
     weights = train(replace(task.train, workers=0) if alone else task.train)
     model, _ = load_model(weights)
-    result = {"key": key, "name": task.name, "seed": task.seed, "config": config_to_dict(task.train)}
+    result = {"key": key, "name": task.name, "seed": task.seed, "config": _config(task)}
     result |= {"parameters": sum(p.numel() for p in model.parameters())}
     molecules = load_molecules(task.test, "test")
     result |= judge(model, molecules, task.train.data, task.test_samples, task.shift, task.given)
+    write_shift_picture(model, f"{task.name}, seed {task.seed}", task.shift, task.folder / "shift.png", task.given)
     write_file(path, f"{json.dumps(result, indent=1)}\n".encode())
     return task, "done"
 
 
+def _config(task: Task) -> dict[str, Any]:
+    """The run's configuration; where its folder and files lie does not matter, only what they are called."""
+    config = config_to_dict(task.train)
+    files = ("molecules", "stored", "validation", "start")
+    return config | {"out": ""} | {name: Path(config[name]).name for name in files}
+
+
 def _key(task: Task) -> str:
-    """SHA-256 of what a result depends on; where its folder lies does not matter."""
-    where = {"start": Path(task.train.start).name, "stored": Path(task.train.stored).name}
-    config = config_to_dict(task.train) | {"out": ""} | where
-    about = [config, Path(task.test).name, task.test_samples, task.shift, task.given]
+    """SHA-256 of what a result depends on."""
+    about = [_config(task), Path(task.test).name, task.test_samples, task.shift, task.given]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from ..data.chemistry import molecule_from_smiles
-from ..data.samples import lay_down
+from ..data.samples import labels, lay_down
 from ..elements import bonds_by_distance
-from ..model import ImageModel
+from ..model import Asd, ImageModel
 from ..plots.study import shift_picture
 from ..prediction import predict_many
 from ..simulation import TIPS, Grid, simulate, standard_heights
-from ..structures import Molecule, Sample, Scan
+from ..structures import Molecule, Sample
+from .judge import grown
 
 SIDE = 16.0
 """Of the images, A: what the original takes."""
@@ -40,8 +41,8 @@ def water_ring(n: int = 4) -> Molecule:
 
 
 @lru_cache(maxsize=1)
-def shift_scenes(pixel: float, slices: int, shift: float) -> list[tuple[Scan, Scan]]:
-    """Stacks of the three molecules with the CO tip, without noise, as they are and shifted to the left (A)."""
+def shift_scenes(pixel: float, slices: int, shift: float) -> list[tuple[Sample, Sample]]:
+    """The three molecules and their stacks with the CO tip, without noise, as they are and shifted to the left (A)."""
     rng = np.random.default_rng(0)
     named = {name: lay_down(molecule_from_smiles(smiles), rng, tilt=0.0) for name, smiles in SMILES.items()}
     scenes, tip, n = [], TIPS["co"], round(SIDE / pixel)
@@ -49,21 +50,26 @@ def shift_scenes(pixel: float, slices: int, shift: float) -> list[tuple[Scan, Sc
         low, high = molecule.positions[:, :2].min(0), molecule.positions[:, :2].max(0)
         x, y = (low + high - SIDE) / 2
         heights = standard_heights(molecule, tip, 2.97, slices)
-        pair = [simulate(molecule, tip, Grid((x + by, y), (SIDE, SIDE), (n, n), heights)) for by in (0.0, shift)]
-        scenes.append((replace(pair[0], source=name), replace(pair[1], source=f"{name}, {shift:g} A to the left")))
+        pair = []
+        for by, title in ((0.0, name), (shift, f"{name}, {shift:g} A to the left")):
+            scan = simulate(molecule, tip, Grid((x + by, y), (SIDE, SIDE), (n, n), heights))
+            atoms = labels(molecule, np.array([x + by, y]), np.array([SIDE, SIDE]))
+            pair.append(Sample(replace(scan, source=title), atoms))
+        scenes.append((pair[0], pair[1]))
     return scenes
 
 
-def write_shift_picture(model: ImageModel, name: str, shift: float, path: str | Path) -> None:
+def write_shift_picture(model: ImageModel, name: str, shift: float, path: str | Path, given: bool = False) -> None:
     """What a model finds in the three molecules, and in the same images shifted.
+
+    `given`: graphs are built on the true positions, where the model can do that.
 
     Raises:
         ConfigError: a file that cannot be written.
     """
-    scenes = shift_scenes(model.config.pixel, model.config.slices, shift)
     rows = []
-    for pair in scenes:
-        found = predict_many(pair, model)
-        still, moved = (Sample(s, m.with_likely_bonds()) for s, m in zip(pair, found, strict=True))
+    for pair in shift_scenes(model.config.pixel, model.config.slices, shift):
+        found = grown(model, pair) if given and isinstance(model, Asd) else predict_many([s.scan for s in pair], model)
+        still, moved = (Sample(s.scan, m.with_likely_bonds()) for s, m in zip(pair, found, strict=True))
         rows.append((still, moved))
     shift_picture(rows, path, name)
