@@ -24,7 +24,7 @@ Table = dict[str, dict[str, tuple[float | None, float | None]]]
 
 
 def read_results(tasks: Sequence[Task]) -> Found:
-    """Results by variant, a list over seeds, with the last validation losses and the time a step.
+    """Results by variant, a list over seeds, with the time a step.
 
     Raises:
         ConfigError: a result that is missing or damaged.
@@ -36,15 +36,10 @@ def read_results(tasks: Sequence[Task]) -> Found:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{task.folder} holds no result; run the same study again.") from error
         rows = read_metrics(task.folder / "metrics.jsonl")
-        result["losses"] = {k: v for k, v in _last(rows, "validation_loss").items() if k.startswith("validation_loss")}
         rates = [row["samples_per_second"] for row in rows if "samples_per_second" in row]
         result["seconds_a_step"] = task.train.batch_size / statistics.median(rates)
         found.setdefault(task.name, []).append(result)
     return found
-
-
-def _last(rows: Sequence[dict[str, float]], name: str) -> dict[str, float]:
-    return next((row for row in reversed(rows) if name in row), {})
 
 
 CLASSES = ("H", "C", "N/P", "O/S", "hal.")
@@ -53,8 +48,8 @@ CLASSES = ("H", "C", "N/P", "O/S", "hal.")
 def figures_of(result: dict[str, Any]) -> dict[str, float | None]:
     """The figures of one run that the table shows, by title."""
     whole, paper, shifted, steps = result["whole"], result["whole"]["paper"], result["shifted"], result["steps"] or {}
-    parts = {k.removeprefix("validation_loss").strip("_") or "total": v for k, v in result["losses"].items()}
-    losses = {f"loss: {part}": value for part, value in parts.items()}
+    parts = result["losses"]
+    losses = {"loss: total": sum(parts.values())} | {f"loss: {part}": value for part, value in parts.items()}
     row: dict[str, float | None] = {"parameters": result["parameters"], "s a step": result["seconds_a_step"]} | losses
     row["step: class accuracy"] = steps.get("class_accuracy")
     for kind in ("precision", "recall"):

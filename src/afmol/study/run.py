@@ -169,7 +169,7 @@ def run_task(task: Task) -> tuple[Task, str]:
     molecules = load_molecules(task.test, "test")
     result |= judge(model, molecules, task.train.data, task.test_samples, task.shift, task.given)
     write_shift_picture(model, f"{task.name}, seed {task.seed}", task.shift, task.folder / "shift.png", task.given)
-    write_file(path, f"{json.dumps(result, indent=1)}\n".encode())
+    write_file(path, f"{json.dumps(result)}\n".encode())
     return task, "done"
 
 
