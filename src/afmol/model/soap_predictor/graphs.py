@@ -1,11 +1,13 @@
 """A batch of graphs whose last node is new, side by side, and what the networks see of it.
 
-positions            (batch, n, 3)            A
-classes              (batch, n)               -1: no node
-known                (batch, n, pairs, k)     SOAP in the graph without the new node, as far as it is known
-old                  (batch, n)               nodes of that graph
-of a class           (batch, m), (batch, m)   places of its nodes, and whether there is one
-geometry             (batch, n, m, 8)         centre 3, node 3, distance, angle origin - centre - node
+    positions            (batch, n, 3)            A
+    classes              (batch, n)               -1: no node
+    known                (batch, n, pairs, k)     SOAP in the graph without the new node, as far as it is known
+    old                  (batch, n)               nodes of that graph
+    of a class           (batch, m), (batch, m)   places of its nodes, and whether there is one
+    geometry             (batch, n, m, 8)         centre 3, node 3, distance, angle origin - centre - node
+
+One row a graph, filled up with nodes of class -1.
 """
 
 from typing import NamedTuple
