@@ -28,6 +28,8 @@ VARIANTS = {
     "plug-in": replace(REPORT, soap_gradient="plug-in", attention_layers=1),
     "expected": replace(REPORT, soap_gradient="expected", new_node_soap=False),
     "relative": replace(REPORT, coordinates="relative", symmetric_messages=True, scaled_attention=True),
+    "figure 6": replace(REPORT, soap_of_new="report", soap_weight=0.5),
+    "ours": replace(REPORT, soap_of_new="invariant", soap_weight=0.5, coordinates="relative"),
 }
 variants = pytest.mark.parametrize("config", VARIANTS.values(), ids=list(VARIANTS))
 
@@ -69,9 +71,16 @@ def graph_of(batch: Batch) -> PartialGraph:
 
 def step(model: Any, images: Tensor, old: PartialGraph, new: Tensor) -> tuple[Tensor, Tensor]:
     """Class and bond logits of one step of the builder."""
+    logits, bonds, _ = step_with_soap(model, images, old, new)
+    return logits, bonds
+
+
+def step_with_soap(model: Any, images: Tensor, old: PartialGraph, new: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same, and SOAP of the graphs that hold the new atoms, old ones first."""
     levels = model.encoder.levels(model.unet.encode(images))
     logits, image = model.builder.classify(model.encoder, levels, old, new)
-    return logits, model.builder.bond(old, new, logits, image)
+    soap = model.builder.soap_with_new(old, new, model.builder.kept_classes(logits))
+    return logits, model.builder.bond(old, new, logits, image, soap), soap
 
 
 def close(a: Any, b: Any, tolerance: float = 2e-5) -> bool:
@@ -229,6 +238,8 @@ def test_a_shift_of_image_and_graph_changes_nothing_with_relative_coordinates():
     [
         *({"slices": 5}, {"pixel": 0.0}, {"class_rounds": -1}, {"removals": 0}, {"soap_scale": 0.0}),
         *({"soap_gradient": "expected"}, {"attention_layers": 0}, {"channels": (4, 8, 16, 0)}),
+        *({"soap_weight": 1.0}, {"soap_of_new": "report"}, {"soap": "report", "soap_weight": -1.0}),
+        {"soap": "report", "soap_of_new": "invariant", "soap_gradient": "plug-in"},
     ],
 )
 def test_settings_that_do_not_fit_are_refused(wrong):
@@ -241,11 +252,13 @@ def test_settings_that_do_not_fit_are_refused(wrong):
 
 def plain_loop(model: Any, images: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Class probabilities and bond probabilities (later, earlier): one molecule, one atom at a time, nothing reused."""
-    classes, seen = torch.zeros(0, 5), []
+    classes, seen, said = torch.zeros(0, 5), [], torch.zeros(0, 15, 27)
     bonds, matrix = torch.zeros(0, 2, dtype=torch.long), torch.zeros(len(positions), len(positions))
     for k in range(len(positions)):
         old = PartialGraph(positions[:k], classes, torch.zeros(k, dtype=torch.long), bonds)
-        logits, bond = step(model, images, old, positions[k : k + 1])
+        if model.config.soap_of_new != "computed":
+            old = old._replace(soap=said)
+        logits, bond, said = step_with_soap(model, images, old, positions[k : k + 1])
         probabilities = logits.softmax(1)
         label = torch.eye(5)[probabilities.argmax(1)]
         classes = torch.cat([classes, label if model.config.soap_gradient == "none" else probabilities])

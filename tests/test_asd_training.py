@@ -17,7 +17,8 @@ from afmol.model.asd.grid import position_grid
 from afmol.model.asd.nodes import PartialGraph
 from afmol.model.asd.removal import JITTER_CUT, Removal, remove
 from afmol.model.asd.unet import SkipGate
-from test_asd import REPORT, TINY, close, graph_of, randomised, sample, step, variants
+from afmol.soap import power_spectrum
+from test_asd import REPORT, TINY, close, graph_of, randomised, sample, step, step_with_soap, variants
 
 TRAINED = {
     "all": {"position", "class", "bond"},
@@ -106,7 +107,7 @@ def test_statistics_of_the_procedure():
 def test_random_numbers_come_from_the_generator():
     batch = sample([6, 5])
     a, b, c = (remove(batch, 0.8, "random", 2, generator(seed)) for seed in (0, 0, 1))
-    assert all(torch.equal(x, y) for x, y in zip([*a.left, *a[1:]], [*b.left, *b[1:]], strict=True))
+    assert all(torch.equal(x, y) for x, y in zip([*a.left[:4], *a[1:]], [*b.left[:4], *b[1:]], strict=True))
     assert not torch.equal(a.positions, c.positions)
 
 
@@ -210,13 +211,56 @@ def test_the_bonds_gradient_goes_through_soap_where_it_is_asked_for():
 def test_the_gradient_through_soap_is_the_slope(kind):
     """Finite differences of the bond logits in the class logits."""
     model, batch = randomised(replace(REPORT, soap_gradient=kind)).double(), sample([5])
-    old = PartialGraph(*(t.double() if t.is_floating_point() else t for t in graph_of(batch)))
+    old = PartialGraph(*(t.double() if t.is_floating_point() else t for t in graph_of(batch)[:4]))
     new, image = torch.rand(1, 3).double(), torch.randn(1, 128).double()
     logits, towards = torch.randn(2, 1, 5, dtype=torch.double)
     logits.requires_grad_()
-    model.builder.bond(old, new, logits, image).sum().backward()
-    ahead, back = (model.builder.bond(old, new, logits + s * 1e-5 * towards, image).sum() for s in (1, -1))
+
+    def bonds(logits: Tensor) -> Tensor:
+        soap = model.builder.soap_with_new(old, new, model.builder.kept_classes(logits))
+        return model.builder.bond(old, new, logits, image, soap).sum()
+
+    bonds(logits).backward()
+    ahead, back = (bonds(logits + s * 1e-5 * towards) for s in (1, -1))
     assert close(((ahead - back) / 2e-5).detach(), (logits.grad * towards).sum(), 1e-6)
+
+
+# --- SOAP as a target (report, figure 6)
+
+
+@pytest.mark.parametrize("of_new", ["computed", "report", "invariant"])
+def test_the_loss_of_soap_by_hand(of_new):
+    """Where an atom was added: computed, against SOAP with its true class; said, with the class that it was told."""
+    gradient = "plug-in" if of_new == "computed" else "none"
+    config = replace(REPORT, soap_of_new=of_new, soap_gradient=gradient, soap_weight=0.3, removals=2)
+    model, batch = randomised(config), sample([5, 0, 6, 1])
+    loss = model(batch, generator(3))["soap"]
+    task = remove(batch, 0.8, "random", 2, generator(3))
+    with torch.no_grad():
+        logits, _, soap = step_with_soap(model, batch.images, task.left, task.positions)
+    errors = []
+    for g in torch.nonzero(task.classes >= 0)[:, 0].tolist():
+        mine = task.left.graph == g
+        kind = int(task.classes[g] if of_new == "computed" else logits[g].argmax())
+        labels = torch.cat([task.left.classes[mine].argmax(1), torch.tensor([kind])])
+        there = torch.cat([task.left.positions[mine], task.positions[g : g + 1]])
+        wanted = power_spectrum(there, labels, backend="torch").flatten(2)
+        found = torch.cat([soap[: len(mine)][mine], soap[len(mine) + g][None]])
+        errors.append(((found - wanted) / 100).square())
+    assert len(errors) > 3
+    assert close(loss.detach(), 0.3 * torch.cat(errors).mean(), 1e-4)
+
+
+def test_soap_as_a_target_teaches_the_class_or_the_network():
+    """Its gradient goes to the class where SOAP is of probabilities, else to the network that says it."""
+    for of_new, gradient in (("computed", "plug-in"), ("report", "none"), ("invariant", "none")):
+        model = randomised(replace(REPORT, soap_of_new=of_new, soap_gradient=gradient, soap_weight=1.0, removals=3))
+        model(sample([6, 7, 5]), generator())["soap"].backward()
+        got = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        assert any("class_head" in name for name in got) == (of_new == "computed")
+        dead = {name for name, _ in model.named_parameters() if "soap_predictor" in name} - got
+        # a constant beside a softmax changes nothing: the last bias of queries, and that of keys with it
+        assert {name for name in dead if not name.endswith(("query.2.bias", "key.2.bias"))} == set()
 
 
 # --- parts of images, starting from other weights

@@ -14,7 +14,8 @@ from afmol.elements import bonds_by_distance
 PACKAGE = Path(__file__).parents[1] / "src" / "afmol"
 ORDER = (
     *("errors", "elements", "structures", "config", "files", "simulation", "resampling", "data", "soap", "model"),
-    *("checkpoint", "metrics", "training", "plots", "imaging", "prediction", "evaluation", "study", "demo", "cli"),
+    *("checkpoint", "metrics", "training", "plots", "imaging", "prediction", "evaluation", "soap_evaluation"),
+    *("study", "demo", "cli"),
 )
 MODEL_MUST_NOT_IMPORT = {"afmol.files", "afmol.plots", "afmol.cli", "matplotlib", "ase", "rdkit", "h5py"}
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -30,7 +30,7 @@ from .data.samples import DataConfig, collate, make_sample
 from .errors import ConfigError
 from .metrics import compare, summary, total
 from .model import ImageModel, ModelConfig, OnePassConfig, SoapPredictorConfig, build
-from .model.soap_predictor import PointsConfig, RandomPoints
+from .model.soap_predictor import GrowingMolecules, PointsConfig, RandomPoints
 
 LOG_EVERY = 50
 """Steps over which the losses of a line of metrics.jsonl are averaged."""
@@ -133,13 +133,22 @@ class PointsTrainConfig(FitConfig):
     precision: str = "32-true"
     batch_size: int = 100
     """Graphs that grow together."""
+    epoch: int = 250
+    """Mini-batches of an epoch, for the curve alone; each is as many steps as it has additions."""
+    molecules: str = ""
+    """Packed molecule set (.npz) whose partial graphs are learned from (its training part); random points if empty."""
     points: PointsConfig = field(default_factory=PointsConfig)
     model: SoapPredictorConfig = field(default_factory=SoapPredictorConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 1:
-            raise ConfigError("batch_size must be at least 1.")
+        if min(self.batch_size, self.epoch) < 1:
+            raise ConfigError("batch_size and epoch must be at least 1.")
+
+    @property
+    def steps_of_epoch(self) -> int:
+        additions = self.points.nodes - self.points.first + 1
+        return self.epoch * (1 if self.molecules else additions)
 
 
 def train_on_points(config: PointsTrainConfig) -> Path:
@@ -149,9 +158,14 @@ def train_on_points(config: PointsTrainConfig) -> Path:
 
     Raises:
         ConfigError: an output folder that cannot be written. WeightsError: a checkpoint that cannot be read.
+        MoleculeError: a molecule set that cannot be read.
     """
+    about = config.points, config.model.soap, config.batch_size, config.steps
+    if config.molecules:
+        source = GrowingMolecules(load_molecules(config.molecules, "train"), *about)
+    else:
+        source = RandomPoints(*about)
     torch.manual_seed(config.seed)
-    source = RandomPoints(config.points, config.model.soap, config.batch_size, config.steps)
     return fit(build(config.model), source, config)
 
 

@@ -63,10 +63,12 @@ def train(config: Path, arguments: list[str]) -> None:
 
     Example: afmol train configs/pretrain.toml --steps 100 --out runs/try
 
-    A configuration with [points] is of a SOAP predictor, which learns from random points.
+    A configuration with [points] is of a SOAP predictor, which learns from random points or parts of molecules.
     """
     from ..config import config_from_toml, read_toml
     from ..plots import loss_plot
+    from ..plots.spectra import epoch_picture
+    from ..plots.training import read_metrics
     from ..training import PointsTrainConfig, TrainConfig, train_on_points
     from ..training import train as on_images
 
@@ -82,8 +84,10 @@ def train(config: Path, arguments: list[str]) -> None:
     weights = train_on_points(chosen) if isinstance(chosen, PointsTrainConfig) else on_images(chosen)
     if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several devices' processes; the first tells
         return
-    picture = weights.parent / "losses.png"
-    loss_plot(weights.parent / "metrics.jsonl", picture)
+    metrics, picture = weights.parent / "metrics.jsonl", weights.parent / "losses.png"
+    loss_plot(metrics, picture)
+    if isinstance(chosen, PointsTrainConfig):
+        epoch_picture(read_metrics(metrics), chosen.steps_of_epoch, weights.parent / "epochs.png", chosen.name)
     print(f"{weights}, {picture}")
 
 

@@ -36,7 +36,7 @@ def predict(
     Example: afmol predict stack.npz -o results
 
     A stack is an .npz or .h5 file, or a folder of .sxm or .gsf images taken at different heights. Several .sxm or .gsf
-    files named shard_size are one stack.
+    files named together are one stack.
 
     Args:
         scans: stacks to read.
@@ -166,8 +166,8 @@ def soap(
 
 
 def evaluate(
-    data: Path,
     out: Folder,
+    data: Path | None = None,
     model: str = "base",
     molecules: int = 500,
     shapes: tuple[Literal["flat", "all"], ...] = ("flat", "all"),
@@ -180,9 +180,11 @@ def evaluate(
 
     Example: afmol evaluate --model base --data molecules/test.npz -o results
 
+    The weights of a SOAP predictor are measured on graphs: random points, or molecules of the data (soap_evaluation).
+
     Args:
-        data: packed molecule set (.npz) that was not trained on; of one that is split, its test part is taken.
         out: folder for the results.
+        data: packed molecule set (.npz) that was not trained on; of one that is split, its test part is taken.
         model: name of a shipped model or path of a weight file.
         molecules: how many of each kind.
         shapes: flat ones (thinner than 1.6 A), or all.
@@ -191,12 +193,22 @@ def evaluate(
         seed: of molecules, orientations and noise.
         device: what the network runs on, such as cuda; stacks are simulated on the CPU.
     """
+    from ..checkpoint import load_model
     from ..evaluation import EvaluationConfig, write_evaluation
     from ..evaluation import evaluate as run
     from ..files import make_folder
+    from ..model import SoapPredictor
+    from ..soap_evaluation import SoapEvaluationConfig, evaluate_predictor, spectrum_table, write_soap_evaluation
 
     config = EvaluationConfig(molecules, shapes, conditions, noise, seed, device)
     make_folder(out)  # before the work, not after it
+    if isinstance(load_model(model)[0], SoapPredictor):
+        figures = evaluate_predictor(model, data, SoapEvaluationConfig(molecules, seed=seed))
+        write_soap_evaluation(figures, out)
+        print(spectrum_table(figures))
+        return
+    if data is None:
+        raise ConfigError("Name a packed set of molecules to simulate: --data molecules/test.npz.")
     evaluation = run(data, model, config)
     write_evaluation(evaluation, out)
     print(evaluation)

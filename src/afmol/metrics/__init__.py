@@ -5,6 +5,19 @@
 
 from .comparison import Comparison, compare, total
 from .figures import summary, table
+from .spectra import SpectrumErrors, count_spectra, spectrum_summary
 from .steps import Steps, count_steps, step_summary
 
-__all__ = ["Comparison", "Steps", "compare", "count_steps", "step_summary", "summary", "table", "total"]
+__all__ = [
+    "Comparison",
+    "SpectrumErrors",
+    "Steps",
+    "compare",
+    "count_spectra",
+    "count_steps",
+    "spectrum_summary",
+    "step_summary",
+    "summary",
+    "table",
+    "total",
+]

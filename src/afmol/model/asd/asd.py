@@ -26,13 +26,15 @@ from .crop import cropped
 from .encoding import ImageEncoder, Level, images_of
 from .grid import position_grid
 from .grouping import rank_within
-from .nodes import N_CLASSES, PartialGraph
+from .nodes import N_CLASSES, SOAP_SHAPE, PartialGraph
 from .peaks import find_peaks
-from .removal import remove, true_graph
+from .removal import Removal, remove, true_graph
 from .unet import UNet, standardised
 
 POSITION_WEIGHT = 100.0
 """Weight of the grid's mean squared error beside the two cross entropies."""
+SOAP_UNIT = 100.0
+"""Unit of SOAP's entries, which reach 1500, in the loss of SOAP."""
 LEAST_BOND = 0.01
 """Bonds less probable than this are not reported."""
 COMMONEST = NUMBERS[[list(CATEGORIES).index(c) for c in range(N_CLASSES)]]
@@ -137,7 +139,10 @@ class Asd(nn.Module):
             if c.train != "bonds":
                 losses["class"] = F.cross_entropy(logits, task.classes, ignore_index=-1, reduction="sum") / n_graphs
             if c.train not in ("cnn", "coarse", "classes"):
-                bonds = self.builder.bond(task.left, task.positions, logits, image)
+                soap = self.builder.soap_with_new(task.left, task.positions, self.builder.kept_classes(logits))
+                if c.soap_weight and soap is not None:
+                    losses["soap"] = c.soap_weight * self._soap_loss(task, logits, soap)
+                bonds = self.builder.bond(task.left, task.positions, logits, image, soap)
                 each = F.binary_cross_entropy_with_logits(bonds, task.bonded.float(), reduction="none")
                 graph = task.left.graph
                 weight = (task.classes >= 0).float() / torch.bincount(graph, minlength=n_graphs).clamp_min(1)
@@ -155,6 +160,17 @@ class Asd(nn.Module):
             grid = self.unet.decode(maps)[:, :nx, :ny].float()
         return POSITION_WEIGHT * F.mse_loss(grid, wanted)
 
+    def _soap_loss(
+        self, task: Removal, logits: Float[Tensor, "g 5"], soap: Float[Tensor, "m pairs entries"]
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of SOAP where an atom was added; see `AsdConfig.soap_weight`."""
+        there, truth = task.classes >= 0, F.one_hot(task.classes.clamp_min(0), N_CLASSES).to(logits)
+        meant = truth if self.config.soap_of_new == "computed" else self.builder.kept_classes(logits.detach())
+        wanted = self.builder.soap_with_new(task.left, task.positions, meant, computed=True)
+        assert wanted is not None
+        counts = torch.cat([there[task.left.graph], there])
+        return ((soap - wanted)[counts] / SOAP_UNIT).square().mean() if counts.any() else soap.sum() * 0.0
+
     @torch.no_grad()
     def single_steps(self, batch: Batch, generator: torch.Generator) -> SingleSteps:
         """One removal an image as in training, the position of the removed atom given as it is."""
@@ -162,7 +178,8 @@ class Asd(nn.Module):
         task = remove(batch, c.depth, c.order, 1, generator, jitter=False)
         levels = self.encoder.levels(self.unet.encode(batch.images))
         logits, image = self.builder.classify(self.encoder, levels, task.left, task.positions)
-        bonds = self.builder.bond(task.left, task.positions, logits, image).sigmoid()
+        soap = self.builder.soap_with_new(task.left, task.positions, self.builder.kept_classes(logits))
+        bonds = self.builder.bond(task.left, task.positions, logits, image, soap).sigmoid()
         there, graph = task.classes >= 0, task.left.graph
         sizes, mine, place = torch.bincount(graph, minlength=len(there))[there], there[graph], there.cumsum(0) - 1
         lengths = (task.left.positions - task.positions[graph]).norm(dim=1)
@@ -226,6 +243,7 @@ class Asd(nn.Module):
         rank = rank_within(image, torch.arange(len(image), device=device))
         size = torch.bincount(image, minlength=n_images)
         probabilities, kept = positions.new_zeros(2, len(positions), N_CLASSES)
+        said = None if self.config.soap_of_new == "computed" else positions.new_zeros(len(positions), *SOAP_SHAPE)
         pairs, bonds = [torch.zeros(0, 2, dtype=torch.long, device=device)], [positions.new_zeros(0)]
         bonded, running = pairs[0], levels
         for step in range(int(size.max()) if len(image) else 0):
@@ -236,10 +254,16 @@ class Asd(nn.Module):
             old = torch.nonzero((rank < step) & active[image])[:, 0]
             graph = (active.cumsum(0) - 1)[image[old]]
             place = torch.empty_like(rank).index_copy(0, old, torch.arange(len(old), device=device))
-            left = PartialGraph(positions[old], kept[old], graph, place[bonded[active[image[bonded[:, 0]]]]])
+            left = PartialGraph(
+                *(positions[old], kept[old], graph, place[bonded[active[image[bonded[:, 0]]]]]),
+                soap=None if said is None else said[old],
+            )
             logits, encoding = self.builder.classify(self.encoder, running, left, positions[new])
-            bond = self.builder.bond(left, positions[new], logits, encoding).sigmoid()
             probabilities[new], kept[new] = logits.softmax(1), self.builder.kept_classes(logits)
+            soap = self.builder.soap_with_new(left, positions[new], kept[new])
+            if said is not None and soap is not None:
+                said[torch.cat([old, new])] = soap
+            bond = self.builder.bond(left, positions[new], logits, encoding, soap).sigmoid()
             pairs.append(torch.stack([old, new[graph]], dim=1))
             bonds.append(bond)
             bonded = torch.cat([bonded, pairs[-1][bond > 0.5]])

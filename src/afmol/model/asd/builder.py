@@ -3,7 +3,7 @@
     1. partial graph (with SOAP) -> node features -> graph encoding       gated sum over the nodes
     2. graph encoding, position of the new atom -> query -> image encoding
     3. image encoding, graph encoding -> class
-    4. SOAP of old and new atoms with that class                          report
+    4. SOAP of old and new atoms with that class                          report; said by a network: its figure 6
     5. old atoms processed again; the new one initialised and left so
     6. each old atom, the new one, image encoding -> bond
 
@@ -16,14 +16,22 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ...soap import power_spectrum
+from ...soap import SETTING_A, power_spectrum
 from ..attention import GatedSum, mlp
+from ..soap_predictor import SoapPredictor, SoapPredictorConfig
+from ..soap_predictor.graphs import Graphs
 from .config import AsdConfig
 from .encoding import ENCODING, QUERY, ImageEncoder, Level
+from .grouping import rank_within
 from .nodes import N_CLASSES, STATE, NodeNet, PartialGraph
 
 HIDDEN = 32
 """Width of the hidden layers of gates and heads."""
+PREDICTORS = {
+    "report": SoapPredictorConfig(network="report", soap=SETTING_A, scale=100.0, widths=(64, 32, 9)),
+    "invariant": SoapPredictorConfig(network="invariant", soap=SETTING_A, scale=100.0, widths=(48, 64)),
+}
+"""Networks that say SOAP; the report's with the 9 entries of setting A where its own setting has 16."""
 
 
 class GraphBuilder(nn.Module):
@@ -38,6 +46,9 @@ class GraphBuilder(nn.Module):
         self.query = mlp(ENCODING + 3, QUERY, QUERY)
         self.class_head = mlp(2 * ENCODING, HIDDEN, N_CLASSES)
         self.bond_head = mlp(width + state + ENCODING, HIDDEN, 1)
+        self.soap_predictor = (
+            None if config.soap_of_new == "computed" else SoapPredictor(PREDICTORS[config.soap_of_new])
+        )
 
     @property
     def class_nodes(self) -> NodeNet:
@@ -52,7 +63,7 @@ class GraphBuilder(nn.Module):
     ) -> tuple[Float[Tensor, "g 5"], Float[Tensor, "g e"]]:
         """Class logits of the new atom of each graph, and the image encoding that they come from."""
         positions, place = self._frame(old, new)
-        states = self.class_nodes.initial(positions, old.classes, self._soap(old.positions, old.classes, old.graph))
+        states = self.class_nodes.initial(positions, old.classes, self._scaled(self._known(old)))
         features = self.class_nodes(states, old.bonds, self.config.class_rounds)  # e n 20 -> n width
         graph = self.graph_encoding.by_graph(features, old.graph, len(new))  # -> g 128
         query = self.query(torch.cat([graph, place], dim=1))  # -> g 64
@@ -62,20 +73,47 @@ class GraphBuilder(nn.Module):
         return self.class_head(torch.cat([image, graph], dim=1)), image
 
     def bond(
-        self, old: PartialGraph, new: Float[Tensor, "g 3"], logits: Float[Tensor, "g 5"], image: Float[Tensor, "g e"]
+        self,
+        old: PartialGraph,
+        new: Float[Tensor, "g 3"],
+        logits: Float[Tensor, "g 5"],
+        image: Float[Tensor, "g e"],
+        soap: Float[Tensor, "m pairs entries"] | None,
     ) -> Float[Tensor, " n"]:
-        """Logit of a bond between each old atom and the new one of its graph, whose class has the given logits."""
+        """Logit of a bond between each old atom and the new one of its graph, whose class has the given logits.
+
+        `soap`: of old and new atoms, see `soap_with_new`.
+        """
         net, n = self.bond_nodes, len(old.graph)
         positions, place = self._frame(old, new)
-        both = self._soap(
-            torch.cat([old.positions, new]),
-            torch.cat([old.classes, self.kept_classes(logits)]),
-            torch.cat([old.graph, torch.arange(len(new), device=new.device)]),
-        )
-        soap, new_soap = (None, None) if both is None else (both[:n], both[n:] * self.config.new_node_soap)
-        features = net(net.initial(positions, old.classes, soap), old.bonds, self.config.bond_rounds)
-        fresh = net.initial(place, logits.softmax(1), new_soap).transpose(0, 1).flatten(1)
+        both = self._scaled(soap)
+        of_old, of_new = (None, None) if both is None else (both[:n], both[n:] * self.config.new_node_soap)
+        features = net(net.initial(positions, old.classes, of_old), old.bonds, self.config.bond_rounds)
+        fresh = net.initial(place, logits.softmax(1), of_new).transpose(0, 1).flatten(1)
         return self.bond_head(torch.cat([features, fresh[old.graph], image[old.graph]], dim=1))[:, 0]
+
+    def soap_with_new(
+        self, old: PartialGraph, new: Float[Tensor, "g 3"], classes: Float[Tensor, "g 5"], computed: bool = False
+    ) -> Float[Tensor, "m pairs entries"] | None:
+        """SOAP of the old atoms and then the new ones, in the graphs that hold both; None where the model has none.
+
+        `computed`: whatever a network would say.
+        """
+        graph = torch.cat([old.graph, torch.arange(len(new), device=new.device)])
+        classes = torch.cat([old.classes, classes])
+        if self.soap_predictor is None or computed:
+            return self.spectrum(torch.cat([old.positions, new]), classes, graph)
+        slot = rank_within(graph, torch.arange(len(graph), device=graph.device))  # a graph's new atom is its last
+        shape = len(new), int(slot.max()) + 1
+        known = self._known(old)
+        assert known is not None
+        graphs = Graphs(
+            new.new_zeros(*shape, 3).index_put((graph, slot), torch.cat(self._frame(old, new))),
+            torch.full(shape, -1, device=graph.device).index_put((graph, slot), classes.argmax(1)),
+            new.new_zeros(*shape, *known.shape[1:]).index_put((old.graph, slot[: len(old.graph)]), known),
+            torch.arange(shape[1], device=graph.device) < torch.bincount(old.graph, minlength=shape[0])[:, None],
+        )
+        return self.soap_predictor.soap(graphs)[graph, slot]
 
     def kept_classes(self, logits: Float[Tensor, "g 5"]) -> Float[Tensor, "g 5"]:
         """What a predicted atom is from then on: its probable class, or the probabilities where SOAP takes them."""
@@ -91,12 +129,17 @@ class GraphBuilder(nn.Module):
         origin = torch.cat([new[:, :2], torch.zeros_like(new[:, 2:])], dim=1)
         return old.positions - origin[old.graph], new - origin
 
-    def _soap(
+    def _known(self, old: PartialGraph) -> Float[Tensor, "n pairs entries"] | None:
+        return self.spectrum(old.positions, old.classes, old.graph) if old.soap is None else old.soap
+
+    def spectrum(
         self, positions: Float[Tensor, "n 3"], classes: Float[Tensor, "n 5"], graph: Int[Tensor, " n"]
     ) -> Float[Tensor, "n pairs entries"] | None:
         """SOAP of each atom in its own graph, setting A; None where the model has none."""
         if self.config.soap == "none":
             return None
         expected = self.config.soap_gradient == "expected"
-        soap = torch.as_tensor(power_spectrum(positions, classes, graph, expected=expected))
-        return soap.flatten(2) / self.config.soap_scale
+        return torch.as_tensor(power_spectrum(positions, classes, graph, expected=expected)).flatten(2)
+
+    def _scaled(self, soap: Float[Tensor, "n pairs entries"] | None) -> Float[Tensor, "n pairs entries"] | None:
+        return None if soap is None else soap / self.config.soap_scale

@@ -38,6 +38,12 @@ class AsdConfig:
     soap_gradient: Literal["none", "plug-in", "expected"] = "none"
     """Of predicted atoms: SOAP of the most probable class, or of the class probabilities, with their gradient: that of
     the mean density or the mean over independently drawn classes."""
+    soap_of_new: Literal["computed", "report", "invariant"] = "computed"
+    """SOAP of the graph that holds the new node: computed from its predicted class; or what a network says, the SOAP
+    predictor of the report (its figure 6) or ours, and then kept for the next step."""
+    soap_weight: float = 0.0
+    """Weight of the mean squared error of that SOAP, in units of 100, among the losses. Computed: against SOAP with the
+    true class. Said by a network: against SOAP with the class that it was told."""
     new_node_soap: bool = True
     """Whether the new node's own SOAP is among its features for the bonds (report, 4.2.1, point 4)."""
     shared: bool = True
@@ -84,3 +90,11 @@ class AsdConfig:
             raise ConfigError("model.channels and model.soap_scale must be positive.")
         if self.soap == "none" and self.soap_gradient != "none":
             raise ConfigError("model.soap_gradient needs a model with SOAP: model.soap = 'report'.")
+        if self.soap_weight < 0 or (self.soap == "none" and (self.soap_weight or self.soap_of_new != "computed")):
+            raise ConfigError(
+                "model.soap_of_new and model.soap_weight need a model with SOAP, and the weight is not negative."
+            )
+        if self.soap_of_new != "computed" and self.soap_gradient != "none":
+            raise ConfigError(
+                "A network says SOAP of a class, not of class probabilities: model.soap_gradient = 'none'."
+            )

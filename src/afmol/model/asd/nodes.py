@@ -28,6 +28,7 @@ STATE, MESSAGE_HIDDEN = 20, 64
 ATTENTION = 128
 SOAP_ENTRIES = SETTING_A.n_radial**2 * (SETTING_A.max_l + 1)
 """Values of one pair of classes."""
+SOAP_SHAPE = SETTING_A.n_pairs, SOAP_ENTRIES
 
 
 class PartialGraph(NamedTuple):
@@ -41,6 +42,8 @@ class PartialGraph(NamedTuple):
     """Graph that each atom belongs to."""
     bonds: Int[Tensor, "m 2"]
     """Pairs of atoms, counted through all graphs."""
+    soap: Float[Tensor, "n pairs entries"] | None = None
+    """What a network said of their SOAP; None: it is to be computed."""
 
 
 class MessagePassing(nn.Module):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .config import SoapPredictorConfig
@@ -20,15 +20,22 @@ from .report import ReportNetwork
 
 
 class Growth(NamedTuple):
-    """Graphs that grow node by node, all alike in classes, and what is asked for: SOAP of the last of them."""
+    """Graphs that grow node by node, and what is asked for: SOAP of the last of them."""
 
     positions: Float[Tensor, "batch n 3"]
-    """A, in the order in which they are added."""
+    """A, in the order in which they are added; smaller graphs are filled up in front."""
     classes: Int[Tensor, "batch n"]
+    """-1: no node."""
     labels: Float[Tensor, "batch n pairs k"]
     """SOAP in the whole graph."""
     known: Float[Tensor, "batch s pairs k"]
     """Noisy SOAP in the graph of the first s nodes, from which on the network goes by what it says itself."""
+
+    def counts(self, n_species: int) -> Bool[Tensor, "batch n pairs"]:
+        """Nodes and pairs of classes that a graph has; of the others SOAP is zero, and so is what a network says."""
+        has = (self.classes[:, :, None] == torch.arange(n_species, device=self.classes.device)).any(1)
+        one, other = torch.triu_indices(n_species, n_species, device=has.device)
+        return (self.classes >= 0)[:, :, None] & (has[:, one] & has[:, other])[:, None]
 
 
 class SoapPredictor(nn.Module):
@@ -44,15 +51,9 @@ class SoapPredictor(nn.Module):
         return self.config.scale * self.network(graphs)
 
     def forward(self, batch: Growth, generator: torch.Generator) -> dict[str, Tensor]:
-        """ "soap": mean squared error of the entries of all pairs of classes that the graph has.
-
-        Of the others SOAP is zero, and so is what the network says.
-        """
-        found = self.grown(batch)
-        has = (batch.classes[0, :, None] == torch.arange(self.config.soap.n_species, device=found.device)).any(0)
-        upper = torch.triu_indices(len(has), len(has), device=found.device)
-        pairs = has[upper[0]] & has[upper[1]]
-        return {"soap": F.mse_loss(found[:, :, pairs], batch.labels[:, :, pairs])}
+        """ "soap": mean squared error of the entries of all pairs of classes that a graph has."""
+        counts = batch.counts(self.config.soap.n_species)
+        return {"soap": F.mse_loss(self.grown(batch)[counts], batch.labels[counts])}
 
     def grown(self, batch: Growth) -> Float[Tensor, "batch n pairs k"]:
         """SOAP in the whole graph, from what is known of its first nodes on; only the last step has a gradient."""
@@ -65,6 +66,6 @@ class SoapPredictor(nn.Module):
 
 def _with_new(batch: Growth, known: Float[Tensor, "batch s pairs k"], size: int) -> Graphs:
     """The graphs of the first `size` nodes, the last of which is new."""
-    old = torch.arange(size, device=known.device) < size - 1
+    old = (batch.classes[:, :size] >= 0) & (torch.arange(size, device=known.device) < size - 1)
     filled = F.pad(known, (0, 0, 0, 0, 0, 1))
-    return Graphs(batch.positions[:, :size], batch.classes[:, :size], filled, old.expand(len(known), -1))
+    return Graphs(batch.positions[:, :size], batch.classes[:, :size], filled, old)
