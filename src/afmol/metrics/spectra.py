@@ -18,13 +18,17 @@ DEGREES, SIZES = 10, 256
 
 @dataclass(frozen=True, eq=False)
 class SpectrumErrors:
-    """Sums over entries, [l, case, nodes of the graph]; `a + b` counts both, `SpectrumErrors()` none."""
+    """Sums over entries, [degree l, case, nodes of the graph]; `a + b` counts both, `SpectrumErrors()` none."""
 
-    errors: Float[np.ndarray, "l case size"] = field(default_factory=zeros(DEGREES, len(CASES), SIZES, dtype=float))
+    errors: Float[np.ndarray, "degree case size"] = field(
+        default_factory=zeros(DEGREES, len(CASES), SIZES, dtype=float)
+    )
     """Of squared errors."""
-    squares: Float[np.ndarray, "l case size"] = field(default_factory=zeros(DEGREES, len(CASES), SIZES, dtype=float))
+    squares: Float[np.ndarray, "degree case size"] = field(
+        default_factory=zeros(DEGREES, len(CASES), SIZES, dtype=float)
+    )
     """Of the squared entries themselves."""
-    entries: Int[np.ndarray, "l case size"] = field(default_factory=zeros(DEGREES, len(CASES), SIZES))
+    entries: Int[np.ndarray, "degree case size"] = field(default_factory=zeros(DEGREES, len(CASES), SIZES))
 
     def __add__(self, other: "SpectrumErrors") -> "SpectrumErrors":
         return SpectrumErrors(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -52,7 +56,7 @@ def count_spectra(
     place = (case * SIZES + size)[counts]
     length = len(CASES) * SIZES
 
-    def summed(values: Float[np.ndarray, "graphs n pairs nn l"]) -> Float[np.ndarray, "l case size"]:
+    def summed(values: Float[np.ndarray, "graphs n pairs nn l"]) -> Float[np.ndarray, "degree case size"]:
         each = values.sum(3, dtype=float)[counts]
         sums = [np.bincount(place, of_degree, length) for of_degree in each.T]
         return np.stack([*sums, *[np.zeros(length)] * (DEGREES - degrees)]).reshape(DEGREES, len(CASES), SIZES)

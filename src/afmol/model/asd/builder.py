@@ -27,6 +27,8 @@ from .nodes import N_CLASSES, STATE, NodeNet, PartialGraph
 
 HIDDEN = 32
 """Width of the hidden layers of gates and heads."""
+ALIKE = 8
+"""Graphs of about one size that a network reads at once."""
 PREDICTORS = {
     "report": SoapPredictorConfig(network="report", soap=SETTING_A, scale=100.0, widths=(64, 32, 9)),
     "invariant": SoapPredictorConfig(network="invariant", soap=SETTING_A, scale=100.0, widths=(48, 64)),
@@ -113,7 +115,19 @@ class GraphBuilder(nn.Module):
             new.new_zeros(*shape, *known.shape[1:]).index_put((old.graph, slot[: len(old.graph)]), known),
             torch.arange(shape[1], device=graph.device) < torch.bincount(old.graph, minlength=shape[0])[:, None],
         )
-        return self.soap_predictor.soap(graphs)[graph, slot]
+        return self._said(graphs)[graph, slot]
+
+    def _said(self, graphs: Graphs) -> Float[Tensor, "batch n pairs entries"]:
+        """SOAP as the network says it, of graphs of about one size together: two thirds of the time."""
+        assert self.soap_predictor is not None
+        size = (graphs.classes >= 0).sum(1)
+        by_size, n = size.argsort(), graphs.classes.shape[1]
+        parts = []
+        for rows in by_size.split(ALIKE):
+            largest = int(size[rows].max())
+            part = self.soap_predictor.soap(Graphs(*(t[rows, :largest] for t in graphs)))
+            parts.append(F.pad(part, (0, 0, 0, 0, 0, n - largest)))
+        return torch.cat(parts)[by_size.argsort()]
 
     def kept_classes(self, logits: Float[Tensor, "g 5"]) -> Float[Tensor, "g 5"]:
         """What a predicted atom is from then on: its probable class, or the probabilities where SOAP takes them."""

@@ -90,7 +90,8 @@ class GrowingMolecules:
         c = self.config
         rng = np.random.default_rng((c.seed, q))
         graphs = [
-            partial_graph(self.molecules[i], c.first, rng) for i in rng.integers(len(self.molecules), size=self.size)
+            partial_graph(self.molecules[i], c.first, rng)
+            for i in rng.integers(len(self.molecules), size=self.size).tolist()
         ]
         positions, classes = [p for p, _ in graphs], [k for _, k in graphs]
         n = max(map(len, classes))
@@ -113,7 +114,7 @@ def partial_graph(
 ) -> tuple[Float[np.ndarray, "s 3"], Int[np.ndarray, " s"]]:
     """Positions (A, from the molecule's middle on) and classes of some atoms at random, `least` or more."""
     n = len(molecule.numbers)
-    order = rng.permutation(n)[: rng.integers(min(least, n), n + 1)]
+    order = rng.permutation(n)[: int(rng.integers(min(least, n), n + 1))]
     return (molecule.positions - molecule.positions.mean(0))[order], CATEGORIES[element_index(molecule.numbers[order])]
 
 
