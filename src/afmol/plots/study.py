@@ -15,9 +15,14 @@ from .molecule import draw_overlay
 from .stack import best_slice, draw_slice, fitted
 from .training import CURVES
 
-PARTS = ("loss", "loss_position", "loss_bond", "loss_class")
-"""Clockwise from the upper left, as in the report's figures 16, 19, 20 and 26: total, positions, bonds, classes."""
-TITLES = {"loss": "total", "loss_position": "positions", "loss_bond": "bonds", "loss_class": "classes"}
+TITLES = {
+    "loss": "total",
+    "loss_position": "positions",
+    "loss_soap": "SOAP",
+    "loss_class": "classes",
+    "loss_bond": "bonds",
+}
+"""Losses in the order of their panels, as in the report's figures 16, 19, 20 and 26."""
 
 
 def part_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], path: str | Path, title: str) -> None:
@@ -30,18 +35,21 @@ def part_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], pat
 
     Raises ConfigError: a file that cannot be written.
     """
-    parts = [p for p in PARTS if any(p in row for seeds in runs.values() for rows in seeds for row in rows)]
-    figure = Figure((11.5, 8.6), facecolor="white")
-    places = {"loss": (0.85, 4.4), "loss_position": (6.45, 4.4), "loss_class": (0.85, 0.55), "loss_bond": (6.45, 0.55)}
-    for part in parts:
-        axes = panel(figure, *places[part], 4.7, 3.1)
+    names = {name for seeds in runs.values() for rows in seeds for row in rows for name in row}
+    parts = [part for part in TITLES if part in names]
+    lines = -(-len(parts) // 2)
+    figure = Figure((11.5, 0.9 + 3.85 * lines), facecolor="white")
+    for place, part in enumerate(parts):
+        line, column = divmod(place, 2)
+        axes = panel(figure, 0.85 + 5.6 * column, 0.55 + 3.85 * (lines - 1 - line), 4.7, 3.1)
         for k, (name, seeds) in enumerate(runs.items()):
             for n, rows in enumerate(seeds):
                 for key, width in ((part, 0.5), (f"validation_{part}", 1.7)):
                     points = [(row["step"], row[key]) for row in rows if key in row]
                     label = name if width > 1 and n == 0 else "_"
+                    style = {"color": CURVES[k % len(CURVES)], "linestyle": "-" if k < len(CURVES) else "--"}
                     if points:
-                        axes.plot(*np.transpose(points), linewidth=width, color=CURVES[k % len(CURVES)], label=label)
+                        axes.plot(*np.transpose(points), linewidth=width, label=label, **style)
         axes.set_title(TITLES[part], fontsize=10, color=INK, loc="left")
         axes.set_xlabel("step", fontsize=9, color=INK)
         axes.set_yscale("log")

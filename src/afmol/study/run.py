@@ -4,7 +4,6 @@ A task is a function of the study and its place in it, so that it does not matte
 stopped: what is done is kept, a run that was stopped goes on at its checkpoint.
 """
 
-import hashlib
 import json
 import multiprocessing
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..checkpoint import load_model
-from ..config import config_from_toml, config_to_dict
+from ..config import config_from_dict, config_from_toml, config_to_dict
 from ..data.molecules import load_molecules
 from ..data.workers import results
 from ..errors import ConfigError
@@ -156,16 +155,15 @@ def _variant_of(study: StudyConfig) -> list[Variant]:
 
 def run_task(task: Task) -> tuple[Task, str]:
     """Train and judge one run, unless its result is there."""
-    path, key = task.folder / "result.json", _key(task)
+    path = task.folder / "result.json"
     if path.exists():
-        if json.loads(path.read_text()).get("key") != key:
+        if not _is_of(json.loads(path.read_text()), task):
             raise ConfigError(f"{path} is the result of another study; choose another folder.")
         return task, "kept"
     alone = multiprocessing.current_process().daemon  # a worker of Dask, which may not have processes of its own
     weights = train(replace(task.train, workers=0) if alone else task.train)
     model, _ = load_model(weights)
-    result = {"key": key, "name": task.name, "seed": task.seed, "config": _config(task)}
-    result |= {"parameters": sum(p.numel() for p in model.parameters())}
+    result = _about(task) | {"parameters": sum(p.numel() for p in model.parameters())}
     molecules = load_molecules(task.test, "test")
     result |= judge(model, molecules, task.train.data, task.test_samples, task.shift, task.given)
     write_shift_picture(model, f"{task.name}, seed {task.seed}", task.shift, task.folder / "shift.png", task.given)
@@ -173,14 +171,20 @@ def run_task(task: Task) -> tuple[Task, str]:
     return task, "done"
 
 
-def _config(task: Task) -> dict[str, Any]:
-    """The run's configuration; where its folder and files lie does not matter, only what they are called."""
+def _about(task: Task) -> dict[str, Any]:
+    """What a result depends on; where folders and files lie does not matter, only what they are called."""
     config = config_to_dict(task.train)
     files = ("molecules", "stored", "validation", "start")
-    return config | {"out": ""} | {name: Path(config[name]).name for name in files}
+    config |= {"out": ""} | {name: Path(config[name]).name for name in files}
+    judged = {"test": Path(task.test).name, "samples": task.test_samples, "shift": task.shift, "given": task.given}
+    return {"name": task.name, "seed": task.seed, "config": config, "judged": judged}
 
 
-def _key(task: Task) -> str:
-    """SHA-256 of what a result depends on."""
-    about = [_config(task), Path(task.test).name, task.test_samples, task.shift, task.given]
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+def _is_of(result: dict[str, Any], task: Task) -> bool:
+    """Whether a result is this task's. Fields that its configuration lacks are newer: they have their defaults."""
+    mine = _about(task)
+    try:
+        config = config_to_dict(config_from_dict(TrainConfig, result.get("config", {})))
+    except ConfigError:
+        return False
+    return (config, result.get("judged")) == (mine["config"], mine["judged"])
