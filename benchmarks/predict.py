@@ -24,8 +24,8 @@ REPEATS = 9
 def stack_of_128_pixels():
     """Anthraquinone, 128 x 128 x 10, 16 x 16 A."""
     molecule = lay_down(molecule_from_smiles("O=C1c2ccccc2C(=O)c2ccccc12"), np.random.default_rng(0), tilt=0.0)
-    heights = standard_heights(molecule, TIPS["co"], 2.97)
-    return simulate(molecule, TIPS["co"], Grid((-8.0, -8.0), (16.0, 16.0), (128, 128), heights))
+    heights = standard_heights(molecule, TIPS["co-quadrupole"], 2.97)
+    return simulate(molecule, TIPS["co-quadrupole"], Grid((-8.0, -8.0), (16.0, 16.0), (128, 128), heights))
 
 
 def timed(what, function):

@@ -10,6 +10,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import hypothesis
 import numba
+import numba.extending
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -30,8 +31,28 @@ def unwrapping(jit: Callable) -> Callable:
     return decorator
 
 
-# Both before anything imports afmol: annotations are read, and kernels compiled, when its modules are imported.
+def overloading(overload: Callable) -> Callable:
+    """numba's decorator of what is chosen by type, given the plain functions too."""
+
+    @functools.wraps(overload)
+    def decorator(*args, **kwargs):
+        def decorate(function):
+            plain = inspect.unwrap(function)
+
+            @functools.wraps(plain)
+            def chosen(*types):
+                return inspect.unwrap(plain(*types))
+
+            return overload(*args, **kwargs)(chosen)
+
+        return decorate
+
+    return decorator
+
+
+# All before anything imports afmol: annotations are read, and kernels compiled, when its modules are imported.
 numba.jit, numba.njit = unwrapping(numba.jit), unwrapping(numba.njit)
+numba.extending.overload = overloading(numba.extending.overload)
 install_import_hook("afmol", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # int is a float
 
 torch.set_num_threads(1)  # tiny networks: a second thread only waits for the first

@@ -14,7 +14,17 @@ from afmol.elements import bonds_by_distance
 PACKAGE = Path(__file__).parents[1] / "src" / "afmol"
 ORDER = (
     *("errors", "elements", "structures", "config", "files", "simulation", "resampling", "data", "soap", "model"),
-    *("checkpoint", "metrics", "training", "plots", "imaging", "prediction", "evaluation", "soap_evaluation"),
+    *(
+        "checkpoint",
+        "metrics",
+        "training",
+        "plots",
+        "imaging",
+        "fitting",
+        "prediction",
+        "evaluation",
+        "soap_evaluation",
+    ),
     *("study", "demo", "cli"),
 )
 MODEL_MUST_NOT_IMPORT = {"afmol.files", "afmol.plots", "afmol.cli", "matplotlib", "ase", "rdkit", "h5py"}

@@ -11,7 +11,7 @@ from .data.samples import lay_down
 from .errors import ConfigError, MoleculeError
 from .files import MOLECULES, read_molecule, write_scan
 from .plots import stack_strip
-from .simulation import STANDARD_DISTANCE, TIPS, Grid, grid_around, simulate, standard_heights
+from .simulation import FORCES, TIPS, Grid, grid_around, simulate, standard_heights
 from .simulation.artefacts import white_noise
 from .structures import Molecule, Scan
 
@@ -20,7 +20,8 @@ from .structures import Molecule, Scan
 class ImagingConfig:
     """How a molecule is imaged."""
 
-    tip: Literal["co", "xe"] = "co"
+    tip: Literal["co", "co-charge", "co-quadrupole", "co-neutral", "xe"] = "co"
+    force: Literal["lennard-jones", "exponential", "exponential-1.0"] = "lennard-jones"
     size: tuple[float, float] | None = None
     """Lengths of the image, A; None: the molecule and 3 A around it."""
     pixel: float = 0.125
@@ -28,8 +29,8 @@ class ImagingConfig:
     slices: int = 10
     step: float = 0.1
     """Distance of the slices, A."""
-    distance: float = STANDARD_DISTANCE
-    """Closest approach of the probe above the topmost carbon, A."""
+    distance: float | None = None
+    """Closest approach of the probe above the topmost carbon, A; the force model's own if None."""
     heights: tuple[float, ...] | None = None
     """This distance for each slice, descending, in place of slices, step and distance."""
     amplitude: float = 1.0
@@ -41,7 +42,9 @@ class ImagingConfig:
 
     def __post_init__(self) -> None:
         positive = ("pixel", "step", "amplitude", "slices", "distance")
-        wrong = next((name for name in positive if not getattr(self, name) > 0), None)
+        wrong = next(
+            (name for name in positive if getattr(self, name) is not None and not getattr(self, name) > 0), None
+        )
         if wrong or self.noise < 0:
             raise ConfigError(f"--{wrong or 'noise'} must be positive.")
 
@@ -77,11 +80,10 @@ def simulate_molecule(
     rng = np.random.default_rng(config.seed)
     molecule = lay_down(molecule, rng, tilt=0.0) if lay else molecule
     tip = replace(TIPS[config.tip], amplitude=config.amplitude, steps=max(4, round(config.amplitude / 0.1)))
-    grid = grid_around(
-        molecule, tip, pixel=config.pixel, distance=config.distance, slices=config.slices, step=config.step
-    )
+    force, how = FORCES[config.force], {"slices": config.slices, "step": config.step}
+    grid = grid_around(molecule, tip, pixel=config.pixel, distance=config.distance, force=force, **how)
     if config.heights is not None:
-        ground = standard_heights(molecule, tip, 0.0, 1)
+        ground = standard_heights(molecule, tip, 0.0, 1, force=force)
         grid = replace(grid, heights=ground + np.array(config.heights, float))
     if config.size is not None:
         x, y = (o + (s - want) / 2 for o, s, want in zip(grid.origin, grid.size, config.size, strict=True))
@@ -93,9 +95,16 @@ def simulate_molecule(
             molecule = with_charges(molecule)
         except MoleculeError as error:
             uncharged = str(error)
-    scan = simulate(molecule, tip, grid, progress=progress)
+    scan = simulate(molecule, tip, grid, force=force, progress=progress)
     data = white_noise(scan.data, config.noise, rng) if config.noise else scan.data
     return molecule, replace(scan, data=data), uncharged
+
+
+def heights_above(molecule: Molecule, scan: Scan, tip: str) -> tuple[float, float]:
+    """Closest and farthest approach of the unrelaxed probe above the topmost nucleus in a simulated stack, A."""
+    assert scan.heights is not None
+    top = TIPS[tip].bond_length + molecule.positions[:, 2].max()
+    return float(scan.heights.min() - top), float(scan.heights.max() - top)
 
 
 def write_stack(scan: Scan, out: str | Path) -> list[Path]:

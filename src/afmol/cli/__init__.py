@@ -13,12 +13,13 @@ import tyro
 from .. import __version__
 from ..errors import AfmolError
 from .train import dataset_check, dataset_import, dataset_make, dataset_show, molecules, study, train
-from .use import demo, evaluate, info, predict, sentence, simulate, soap
+from .use import demo, evaluate, fit, info, predict, sentence, simulate, soap
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "predict": predict,
     "simulate": simulate,
+    "fit": fit,
     "soap": soap,
     "molecules": molecules,
     "evaluate": evaluate,

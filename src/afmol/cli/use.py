@@ -66,12 +66,13 @@ def simulate(
     molecule: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MOLECULE")],
     /,
     out: Folder,
-    tip: Literal["co", "xe"] = "co",
+    tip: Literal["co", "co-charge", "co-quadrupole", "co-neutral", "xe"] = "co",
+    force: Literal["lennard-jones", "exponential", "exponential-1.0"] = "lennard-jones",
     size: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LX LY")] = None,
     pixel: float = 0.125,
     slices: int = 10,
     step: float = 0.1,
-    distance: float = 2.97,
+    distance: float | None = None,
     heights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="Z [Z ...]")] = None,
     amplitude: float = 1.0,
     noise: float = 0.0,
@@ -87,27 +88,89 @@ def simulate(
     Args:
         molecule: .xyz, .sdf or .mol file, or a SMILES string.
         out: file to write: .npz, .h5 or .gsf.
-        tip: what the tip ends in, a CO molecule or a xenon atom.
+        tip: what the tip ends in, a CO molecule or a xenon atom. The CO has the quadrupole of the original data set; or
+            (co-charge) +0.05 e, as measured images say; or no charge.
+        force: the molecule's repulsion: Lennard-Jones, or exponentials fitted to electron densities (1.0: farther out).
         size: lengths of the image in x and y, in Angstrom; the molecule and 3 A around it by default.
         pixel: pixel size in Angstrom.
         slices: number of heights.
         step: distance between them in Angstrom.
-        distance: closest approach of the probe above the topmost carbon, in Angstrom.
+        distance: closest approach of the probe above the topmost carbon, in Angstrom; by default 2.97, with
+            exponentials 2.62.
         heights: this distance for each slice, descending, in place of --slices, --step and --distance.
         amplitude: oscillation of the tip, peak to peak, in Angstrom.
         noise: standard deviation of white noise as a share of each slice's range.
         seed: of orientation and noise.
     """
-    from ..imaging import ImagingConfig, is_file, named_molecule, simulate_molecule, write_stack
+    from ..imaging import ImagingConfig, heights_above, is_file, named_molecule, simulate_molecule, write_stack
 
-    config = ImagingConfig(tip, size, pixel, slices, step, distance, heights, amplitude, noise, seed)
+    config = ImagingConfig(tip, force, size, pixel, slices, step, distance, heights, amplitude, noise, seed)
     lay = not is_file(molecule)
     atoms, scan, uncharged = simulate_molecule(named_molecule(molecule), config, lay=lay, progress=True)
     if uncharged:
         print(f"{molecule} has no charges, so electrostatic forces are left out: {uncharged}", file=sys.stderr)
     path, picture = write_stack(scan, out)
     shape = " x ".join(map(str, scan.data.shape))
-    print(f"{atoms.name or molecule}: {shape}, {scan.size[0]:.1f} x {scan.size[1]:.1f} A -> {path}, {picture}")
+    low, high = heights_above(atoms, scan, tip)
+    above = f"{low:.2f} to {high:.2f} A above the topmost nucleus"
+    print(f"{atoms.name or molecule}: {shape}, {scan.size[0]:.1f} x {scan.size[1]:.1f} A, {above} -> {path}, {picture}")
+
+
+def fit(
+    molecule: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MOLECULE")],
+    stack: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STACK")],
+    /,
+    out: Folder,
+    force: Literal["lennard-jones", "exponential", "exponential-1.0"] = "lennard-jones",
+    tip: Literal["co", "co-charge", "co-quadrupole", "co-neutral", "xe"] = "co-charge",
+    charges: Literal["mmff94", "file"] = "mmff94",
+    size: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LX LY")] = None,
+    heights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="Z [Z ...]")] = None,
+    step: float = 0.1,
+    amplitude: float = 1.0,
+    starts: int = 5,
+) -> None:
+    """Fit a molecule of known structure to a measured stack: where it lies, height, stiffness and charge of the tip.
+
+    Example: afmol fit ptcda.xyz ptcda_co.npz -o fitted --force exponential
+
+    Writes NAME_fit.json (all that was fitted, and the correlation of each slice), NAME_fit.xyz (the molecule as it
+    lies) and NAME_fit.png (measured and simulated slices). The structure stays as it is; its direction, face, place and
+    tilt are found.
+
+    Args:
+        molecule: .xyz, .sdf or .mol file, or a SMILES string.
+        stack: .npz or .h5 file, folder of .sxm or .gsf images.
+        out: folder for the results; made if it does not exist.
+        force: the molecule's repulsion: Lennard-Jones, or exponentials fitted to electron densities.
+        tip: what the tip ends in. The value of a single charge (co-charge, xe) is fitted; with a quadrupole, a factor
+            on the molecule's charges.
+        charges: of the molecule: MMFF94's, or the file's.
+        size: lengths of the image in x and y, in Angstrom, where the file does not say.
+        heights: tip height of each slice, in Angstrom, larger is farther, where the file does not say.
+        step: distance of the slices in Angstrom, where neither says.
+        amplitude: oscillation of the tip, peak to peak, in Angstrom.
+        starts: directions from which the molecule is fitted, the most promising of 48.
+    """
+    from ..files import read_scan
+    from ..fitting import FitConfig, write_fit
+    from ..fitting import fit as run
+    from ..imaging import named_molecule
+
+    scan = read_scan(stack, size=size, heights=heights)
+    config = FitConfig(force, tip, charges, step, amplitude, starts)
+    result, lies, image = run(named_molecule(molecule), scan, config, progress=True)
+    name = Path(stack).resolve().stem
+    paths = write_fit(result, lies, scan, image, out, name)
+    charge = (
+        f"charge {result.tip_charge:+.3f} e"
+        if result.tip_charge is not None
+        else f"charges x {result.charge_scale:.2f}"
+    )
+    print(
+        f"{name}: correlation {result.correlation:.3f}; closest {result.above_topmost:.2f} A above the topmost nucleus,"
+    )
+    print(f"{result.stiffness:.2f} N/m, {charge} -> {', '.join(map(str, paths))}")
 
 
 def soap(

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..config import config_to_dict
 from ..elements import ELEMENTS, element_index, table
 from ..errors import ConfigError
-from ..simulation import STANDARD_DISTANCE, Grid, Tip, simulate, standard_heights
+from ..simulation import STANDARD_DISTANCE, TIPS, Grid, Tip, simulate, standard_heights
 from ..simulation.artefacts import (
     background_tilt,
     blurred,
@@ -179,7 +179,7 @@ class ImagingConditions:
 def nominal_conditions(rng: np.random.Generator) -> ImagingConditions:
     """The original data set's tip, nominal force parameters, height 2.97 +- 0.25 A above a topmost carbon."""
     ones = np.ones(len(ELEMENTS))
-    return ImagingConditions(Tip(), STANDARD_DISTANCE + rng.uniform(-0.25, 0.25), 0.1, 1.0, ones, ones)
+    return ImagingConditions(TIPS["co-quadrupole"], STANDARD_DISTANCE + rng.uniform(-0.25, 0.25), 0.1, 1.0, ones, ones)
 
 
 def random_conditions(

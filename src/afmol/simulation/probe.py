@@ -23,7 +23,7 @@ from inspect import getfile, unwrap
 from pathlib import Path
 from re import sub
 from types import FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -247,23 +247,29 @@ class Kernels(NamedTuple):
     vertical_force_vjp: Callable
 
 
-@cache
 def kernels(force: ForceModel) -> Kernels:
-    """Those of a force model, which numba compiles when they are first called, and keeps on disk.
+    """Those of a force model, which numba compiles when they are first called, and keeps on disk."""
+    return _compiled(force.force_and_hessian, force.force_vjp)
 
-    It would notice changes of this file alone there. So the name under which each is kept holds a hash of all sources:
-    of this file, of forces/, and of the file of the model's kernels.
+
+@cache
+def _compiled(force_and_hessian: Any, force_vjp: Any) -> Kernels:
+    """The entry points around a model's kernels, which several models may share.
+
+    numba would notice changes of this file alone on disk. So the name under which each is kept holds a hash of all
+    sources: of this file, of forces/, and of the file of the model's kernels.
     """
-    own = {Path(getfile(f.py_func)) for f in (force.force_and_hessian, force.force_vjp)}
+    own = {Path(getfile(f.py_func)) for f in (force_and_hessian, force_vjp)}
     sources = sorted({Path(__file__), *(Path(__file__).parent / "forces").glob("*.py"), *own})
     on_disk = all(path.is_file() for path in sources)  # and not typed into a session
     digest = sha256(b"".join(path.read_bytes() for path in sources if on_disk)).hexdigest()
-    called = globals() | {"force_and_hessian": force.force_and_hessian, "force_vjp": force.force_vjp}
+    called = globals() | {"force_and_hessian": force_and_hessian, "force_vjp": force_vjp}
+    model = Path(getfile(force_and_hessian.py_func)).stem
 
     def compiled(function: Callable, cache: bool = False, forceinline: bool = False) -> Callable:
         plain = unwrap(function)
         copy = FunctionType(plain.__code__, called, plain.__name__)
-        copy.__qualname__ = sub(r"\W", "_", f"{plain.__name__}_{force.name}_{digest[:12]}")
+        copy.__qualname__ = sub(r"\W", "_", f"{plain.__name__}_{model}_{digest[:12]}")
         return njit(nogil=True, fastmath=True, error_model="numpy", cache=cache, forceinline=forceinline)(copy)
 
     called["descend"] = compiled(descend, forceinline=True)

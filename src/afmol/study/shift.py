@@ -45,7 +45,7 @@ def shift_scenes(pixel: float, slices: int, shift: float) -> list[tuple[Sample, 
     """The three molecules and their stacks with the CO tip, without noise, as they are and shifted to the left (A)."""
     rng = np.random.default_rng(0)
     named = {name: lay_down(molecule_from_smiles(smiles), rng, tilt=0.0) for name, smiles in SMILES.items()}
-    scenes, tip, n = [], TIPS["co"], round(SIDE / pixel)
+    scenes, tip, n = [], TIPS["co-quadrupole"], round(SIDE / pixel)
     for name, molecule in (named | {"water": water_ring()}).items():
         low, high = molecule.positions[:, :2].min(0), molecule.positions[:, :2].max(0)
         x, y = (low + high - SIDE) / 2

@@ -7,7 +7,10 @@ E(p) = sum_i sum_t k q_i Q_t / |p + z_t e_z - r_i|  charge: k q_i Q_t  atom t
 
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
+
+from .force import kernel
 
 COULOMB = 14.399644
 """e^2 / (4 pi epsilon_0) in eV A."""
@@ -28,3 +31,12 @@ def centres(d: Float[Any, "point atom 3"], charge_z: Float[Any, "point t"]) -> F
     from torch.nn.functional import pad
 
     return d[:, :, None] + pad(pad(charge_z, (1, 0))[..., None], (2, 0))[:, None]
+
+
+@kernel
+def with_charge(q, j, e, a, b, fz, bz, hzz, three):
+    """An atom's a, b, a r_z, b r_z and b r_z^2 with those of a charge: q = k q Q, j = 1 / r^2, e = r_z."""
+    t = q * j * np.sqrt(j)
+    u = three * t * j
+    a, b, fz, u = a + t, b + u, fz + t * e, u * e
+    return a, b, fz, bz + u, hzz + u * e

@@ -27,6 +27,20 @@ kernel = njit(nogil=True, fastmath=True, error_model="numpy", forceinline=True)
 of a callee in a process that loads from the cache than in the one that compiles, with other last digits."""
 
 
+@kernel
+def add_pair(w, lane, dx, dy, a, b, fz, bz, hzz):
+    """Add an atom's F and H to a lane's fields: a, b and b r_z, a r_z and b r_z^2, summed over its centres."""
+    w[FX + lane] += a * dx
+    w[FY + lane] += a * dy
+    w[FZ + lane] += fz
+    w[HXX + lane] += b * dx * dx - a
+    w[HXY + lane] += b * dx * dy
+    w[HXZ + lane] += bz * dx
+    w[HYY + lane] += b * dy * dy - a
+    w[HYZ + lane] += bz * dy
+    w[HZZ + lane] += hzz - a
+
+
 class Scene(NamedTuple):
     """One molecule under one tip, all numbers in one precision: what the kernels work on."""
 
@@ -81,3 +95,6 @@ class ForceModel(NamedTuple):
     3), a and b (point, atom, c) of 1 + T centres c or less."""
     signed: tuple[str, ...] = ()
     """Parameters that may be negative."""
+    standard_distance: float = 2.97
+    """Closest approach of the unrelaxed probe above a topmost carbon, A, at which images show atoms and bonds (2.97:
+    distAbove 5.3 A of the original data set)."""

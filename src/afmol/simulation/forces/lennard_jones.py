@@ -26,8 +26,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ...elements import table
-from .coulomb import TIP_CHARGES, centres, coulomb_terms
-from .force import FX, FY, FZ, HXX, HXY, HXZ, HYY, HYZ, HZZ, LANES, PIXEL, UX, UY, UZ, VX, VY, VZ, ForceModel, kernel
+from .coulomb import TIP_CHARGES, centres, coulomb_terms, with_charge
+from .force import FX, LANES, PIXEL, UX, UY, UZ, VX, VY, VZ, ForceModel, add_pair, kernel
 
 PARAMETERS = ("lj_radius", "lj_depth")
 """Half the distance of the minimum between two such atoms, A, and its depth, eV."""
@@ -117,27 +117,10 @@ def force_and_hessian(w, anchor_x, anchor_z, scene):
             b = (h12 * i6 - h6) * i8 * i2
             fz, bz = a * dz, b * dz
             hzz = bz * dz
-            t = q0 * j0 * np.sqrt(j0)
-            u = three * t * j0
-            a, b, fz, u = a + t, b + u, fz + t * e0, u * e0
-            bz, hzz = bz + u, hzz + u * e0
-            t = q1 * j1 * np.sqrt(j1)
-            u = three * t * j1
-            a, b, fz, u = a + t, b + u, fz + t * e1, u * e1
-            bz, hzz = bz + u, hzz + u * e1
-            t = q2 * j2 * np.sqrt(j2)
-            u = three * t * j2
-            a, b, fz, u = a + t, b + u, fz + t * e2, u * e2
-            bz, hzz = bz + u, hzz + u * e2
-            w[FX + lane] += a * dx
-            w[FY + lane] += a * dy
-            w[FZ + lane] += fz
-            w[HXX + lane] += b * dx * dx - a
-            w[HXY + lane] += b * dx * dy
-            w[HXZ + lane] += bz * dx
-            w[HYY + lane] += b * dy * dy - a
-            w[HYZ + lane] += bz * dy
-            w[HZZ + lane] += hzz - a
+            a, b, fz, bz, hzz = with_charge(q0, j0, e0, a, b, fz, bz, hzz, three)
+            a, b, fz, bz, hzz = with_charge(q1, j1, e1, a, b, fz, bz, hzz, three)
+            a, b, fz, bz, hzz = with_charge(q2, j2, e2, a, b, fz, bz, hzz, three)
+            add_pair(w, lane, dx, dy, a, b, fz, bz, hzz)
 
 
 @kernel
