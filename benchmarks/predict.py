@@ -13,7 +13,7 @@ import numpy as np
 
 from afmol.checkpoint import load_model
 from afmol.data.chemistry import molecule_from_smiles
-from afmol.data.samples import lay_down
+from afmol.data.bending import lay_down
 from afmol.files import write_scan
 from afmol.prediction import predict
 from afmol.simulation import TIPS, Grid, simulate, standard_heights

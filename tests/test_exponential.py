@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from afmol.data.bending import lay_down
 from afmol.data.chemistry import molecule_from_smiles
-from afmol.data.samples import lay_down
 from afmol.elements import ELEMENTS
 from afmol.simulation import FORCES, Grid, Tip, TipParameters, force_stacks, grid_around, simulate, standard_heights
 from afmol.simulation.forces import EXPONENTIAL, EXPONENTIAL_10, LENNARD_JONES

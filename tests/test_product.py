@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import afmol
-from afmol.data.samples import lay_down
+from afmol.data.bending import lay_down
 from afmol.demo import demo
 from afmol.metrics import Comparison, compare, summary
 from afmol.simulation import TIPS, Grid, grid_around

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afmol.data.bending import lay_down, rotation
+from afmol.data.conditions import nominal_conditions, random_conditions, simulate_sample
 from afmol.data.molecules import MoleculeSet, molecule_set
 from afmol.data.samples import (
     HALOGENS,
@@ -20,13 +22,8 @@ from afmol.data.samples import (
     draw_molecule,
     halogenated,
     labels,
-    lay_down,
     make_sample,
     mirrored,
-    nominal_conditions,
-    random_conditions,
-    rotation,
-    simulate_sample,
     turned,
 )
 from afmol.elements import ELEMENTS, bonds_by_distance, element_index
@@ -166,12 +163,12 @@ def test_images_are_scaled_by_their_conditions():
     neutral = simulate_sample(replace(what, charges=None), plain, (-3.0, -3.0), (16, 16), 0.375, 4).data
     np.testing.assert_allclose(stack(charge_scale=0.0), neutral, atol=1e-5 * np.ptp(neutral))
     one = element_index(np.array([53]))[0]
-    for name in ("radius_scale", "depth_scale"):
+    for name in ("lj_radius", "lj_depth"):
         scale = ones.copy()
         scale[one] = 1.08
-        assert np.abs(stack(**{name: scale}) - stack()).max() > 0.01 * np.ptp(stack())
+        assert np.abs(stack(factors={name: scale}) - stack()).max() > 0.01 * np.ptp(stack())
         scale = np.where(np.isin(np.arange(len(ELEMENTS)), element_index(what.numbers)), 1.0, 2.0)
-        np.testing.assert_array_equal(stack(**{name: scale}), stack())  # elements that are not there
+        np.testing.assert_array_equal(stack(factors={name: scale}), stack())  # elements that are not there
 
 
 # Laying down
@@ -270,9 +267,8 @@ def test_rotations_are_proper_and_turn_by_their_angle(seed, angle):
 def test_nominal_conditions_are_those_of_the_original_data_set():
     drawn = [nominal_conditions(rng(seed)) for seed in range(200)]
     for c in drawn:
-        assert (c.tip, c.step, c.charge_scale) == (Tip(), 0.1, 1.0)
-        assert (c.radius_scale == 1).all()
-        assert (c.depth_scale == 1).all()
+        assert (c.tip, c.step, c.charge_scale, c.factors, c.clearance) == (Tip(), 0.1, 1.0, {}, None)
+        assert c.force.name == "lennard-jones"
     assert min(c.distance for c in drawn) == pytest.approx(2.72, abs=0.02)
     assert max(c.distance for c in drawn) == pytest.approx(3.22, abs=0.02)
 
@@ -284,8 +280,8 @@ def test_random_conditions_fill_their_ranges_and_stay_within():
         ([c.step for c in drawn], 0.06, 0.14),
         ([c.charge_scale for c in drawn], 0, 1.2),
         ([np.log(c.tip.stiffness) for c in drawn], np.log(0.2), 0),
-        (np.array([c.radius_scale for c in drawn]).ravel(), 0.8, 1.2),
-        (np.log([c.depth_scale for c in drawn]).ravel(), -np.log(2), np.log(2)),
+        (np.array([c.factors["lj_radius"] for c in drawn]).ravel(), 0.8, 1.2),
+        (np.log([c.factors["lj_depth"] for c in drawn]).ravel(), -np.log(2), np.log(2)),
     ):
         share = (np.array(values) - low) / (high - low)
         assert -1e-9 <= share.min() < share.max() <= 1 + 1e-9
@@ -294,7 +290,7 @@ def test_random_conditions_fill_their_ranges_and_stay_within():
         assert c.tip.amplitude / c.tip.steps == pytest.approx(c.step)  # force heights of the slices coincide
         assert 0.4 - c.step / 2 <= c.tip.amplitude <= 1.4 + c.step / 2
         assert c.tip.offset == (0, 0)  # it would shift the image against its labels
-        assert c.radius_scale.shape == c.depth_scale.shape == (len(ELEMENTS),)
+        assert [f.shape for f in c.factors.values()] == [(len(ELEMENTS),)] * 2
 
 
 # Labels

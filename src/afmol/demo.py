@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import DEFAULT_MODEL, load_model
+from .data.bending import lay_down
 from .data.chemistry import molecule_from_smiles
-from .data.samples import lay_down
 from .evaluation import YARDSTICK
 from .files import make_folder, write_molecule, write_scan
 from .metrics import compare, summary, table, total

@@ -15,8 +15,9 @@ import torch
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
+from .data.bending import lay_down
+from .data.conditions import nominal_conditions, random_conditions, simulate_sample
 from .data.molecules import FLAT, MoleculeSet, load_molecules
-from .data.samples import lay_down, nominal_conditions, random_conditions, simulate_sample
 from .errors import ConfigError
 from .files import make_folder, write_file
 from .metrics import Comparison, compare, summary, table

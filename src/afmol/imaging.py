@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from .data.bending import lay_down
 from .data.chemistry import molecule_from_smiles, with_charges
-from .data.samples import lay_down
 from .errors import ConfigError, MoleculeError
 from .files import MOLECULES, read_molecule, write_scan
 from .plots import stack_strip

@@ -1,10 +1,7 @@
 """Training samples, made when they are needed: sample i is a function of (configuration, i).
 
-    molecule -> lay_down -> conditions (tip, height, force parameters) -> simulate_sample -> add_artefacts -> Batch
-
-Why force parameters are drawn at random: Lennard-Jones with point charges gets the contrast between elements wrong
-(the carboxylic oxygens of PTCDA, bright when measured, are dark in the model), and MMFF94 charges are 3-4 times those
-fitted to densities from first principles. A network must not learn to trust either.
+molecule -> lay_down -> conditions (tip, height, force parameters) -> simulate_sample -> add_artefacts -> Batch
+            bending.py  conditions.py
 """
 
 from collections.abc import Sequence
@@ -17,9 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..config import config_to_dict
-from ..elements import ELEMENTS, element_index, table
-from ..errors import ConfigError
-from ..simulation import STANDARD_DISTANCE, TIPS, Grid, Tip, simulate, standard_heights
+from ..elements import element_index, table
+from ..errors import ConfigError, MoleculeError, ScanError
 from ..simulation.artefacts import (
     background_tilt,
     blurred,
@@ -28,15 +24,21 @@ from ..simulation.artefacts import (
     fewer_slices,
     height_errors,
     line_noise,
+    linear_drift,
     pink_noise,
+    rounded,
     scan_drift,
     slice_drift,
     white_noise,
     wider_oscillation,
 )
-from ..structures import Molecule, Sample, Scan
+from ..structures import Molecule, Sample
+from .bending import lay_down, with_bent_groups
+from .conditions import Measured, nominal_conditions, random_conditions, simulate_sample
 from .molecules import FLAT, MoleculeSet
 
+ATTEMPTS = 20
+"""Draws of a sample, at most: one that cannot be simulated is drawn again, with other random numbers."""
 LABEL_DEPTH = 1.8
 """Atoms further below the topmost one (A) are not labelled at all: nothing of them is seen."""
 
@@ -92,9 +94,13 @@ class DataConfig:
     """Error of the slices' heights, as a share of their distance."""
     wider_oscillation: int = 0
     """Slices by which the oscillation may be wider than stated."""
+    measured: Measured = field(default_factory=Measured)
+    """What measured stacks show besides (random force parameters only)."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
+            if name == "measured":
+                continue
             numbers = np.array(value, float)
             if not (np.isfinite(numbers).all() and (numbers >= 0).all()):
                 raise ConfigError(f"data.{name} must not be negative or infinite: {value}.")
@@ -110,8 +116,12 @@ class DataConfig:
 
 
 def stored_form(config: DataConfig) -> dict[str, Any]:
-    """The configuration as shards of afmol-shard/1 spell it, so that one set has one checksum whoever makes it."""
-    return config_to_dict(config) | {"flat_limit": FLAT}
+    """The configuration as shards of afmol-shard/1 spell it, so that one set has one checksum whoever makes it.
+
+    `measured` is younger than the format: it is left out where it is off.
+    """
+    stored = config_to_dict(config) | {"flat_limit": FLAT}
+    return stored if config.measured != Measured() else {k: v for k, v in stored.items() if k != "measured"}
 
 
 class Batch(NamedTuple):
@@ -129,100 +139,6 @@ class Batch(NamedTuple):
     """Sample that each atom belongs to."""
     bonds: Int[Tensor, "m 2"]
     """Pairs of atoms, counted through the whole batch."""
-
-
-def rotation(axis: Float[np.ndarray, " 3"], angle: float) -> Float[np.ndarray, "3 3"]:
-    """Rodrigues' rotation matrix about a unit vector, radians."""
-    x, y, z = axis
-    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
-
-
-def lay_down(
-    molecule: Molecule, rng: np.random.Generator, tilt: float, bend: float = 0.0, buckling: float = 0.0
-) -> Molecule:
-    """The molecule as on a surface: its largest plane down, either face up, any direction, tilted (degrees, standard
-    deviation), bent (A at 6 A from the centre), buckled (A, atom by atom); centred in x and y, the topmost nucleus at
-    z = 0."""
-    centred = molecule.positions - molecule.positions.mean(0)
-    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
-    if np.linalg.det(axes) < 0:  # a proper rotation: chirality is kept
-        axes[:, 2] *= -1
-    p = centred @ axes
-    if rng.random() < 0.5:
-        p = p * [1, -1, -1]
-    p = p @ rotation(np.array([0.0, 0.0, 1.0]), rng.uniform(0, 2 * np.pi)).T
-    towards = rng.uniform(0, 2 * np.pi)
-    p = p @ rotation(np.array([np.cos(towards), np.sin(towards), 0.0]), np.deg2rad(tilt) * rng.standard_normal()).T
-    a, b, c = bend / 36 * rng.standard_normal(3)
-    p[:, 2] += a * p[:, 0] ** 2 + b * p[:, 0] * p[:, 1] + c * p[:, 1] ** 2
-    if buckling:
-        p[:, 2] += buckling * rng.standard_normal(len(p))
-    p[:, 2] -= p[:, 2].max()
-    return replace(molecule, positions=p)
-
-
-@dataclass(frozen=True, eq=False)
-class ImagingConditions:
-    """How a molecule is imaged."""
-
-    tip: Tip
-    distance: float
-    step: float
-    """Spacing of the slices, A."""
-    charge_scale: float
-    radius_scale: Float[np.ndarray, " e"]
-    """Factor on the Lennard-Jones radius of each entry of ELEMENTS."""
-    depth_scale: Float[np.ndarray, " e"]
-
-
-def nominal_conditions(rng: np.random.Generator) -> ImagingConditions:
-    """The original data set's tip, nominal force parameters, height 2.97 +- 0.25 A above a topmost carbon."""
-    ones = np.ones(len(ELEMENTS))
-    return ImagingConditions(TIPS["co-quadrupole"], STANDARD_DISTANCE + rng.uniform(-0.25, 0.25), 0.1, 1.0, ones, ones)
-
-
-def random_conditions(
-    rng: np.random.Generator, distance: tuple[float, float], radius_error: float
-) -> ImagingConditions:
-    """Ranges of real tips and of how wrong the force model may be (see the module's text)."""
-    step = rng.uniform(0.06, 0.14)
-    steps = int(np.clip(round(rng.uniform(0.4, 1.4) / step), 4, 14))
-    tip = Tip(
-        stiffness=float(np.exp(rng.uniform(np.log(0.2), np.log(1.0)))),
-        amplitude=steps * step,
-        steps=steps,
-    )
-    return ImagingConditions(
-        tip,
-        rng.uniform(*distance),
-        step,
-        rng.uniform(0, 1.2),
-        rng.uniform(1 - radius_error, 1 + radius_error, len(ELEMENTS)),
-        np.exp(rng.uniform(-np.log(2), np.log(2), len(ELEMENTS))),
-    )
-
-
-def simulate_sample(
-    molecule: Molecule,
-    conditions: ImagingConditions,
-    origin: tuple[float, float],
-    shape: tuple[int, int],
-    pixel: float,
-    slices: int = 10,
-) -> Scan:
-    """The stack of a laid-down molecule under given conditions; safe to call from several threads."""
-    index = element_index(molecule.numbers)
-    charges = None if molecule.charges is None else conditions.charge_scale * molecule.charges
-    heights = standard_heights(molecule, conditions.tip, conditions.distance, slices, conditions.step)
-    return simulate(
-        replace(molecule, charges=charges),
-        conditions.tip,
-        Grid(origin, (shape[0] * pixel, shape[1] * pixel), shape, heights),
-        lj_radius=table("lj_radius")[molecule.numbers] * conditions.radius_scale[index],
-        lj_depth=table("lj_depth")[molecule.numbers] * conditions.depth_scale[index],
-        parallel=False,
-    )
 
 
 def add_artefacts(
@@ -297,8 +213,25 @@ def make_sample(molecules: MoleculeSet, config: DataConfig, i: int, shift: tuple
     `shift`, A: the same scene and noise, with the image moved over it, so that atoms lie that much farther to the left
     and below.
     """
-    rng = np.random.default_rng((config.seed, 1, i))
     window = np.random.default_rng((config.seed, 2, i // config.shard_size)).choice(config.windows)
+    for attempt in range(ATTEMPTS):
+        rng = np.random.default_rng((config.seed, 1, i, *([attempt] if attempt else [])))
+        try:
+            return _drawn(molecules, config, rng, window, shift)
+        except (MoleculeError, ScanError):  # such as atoms that buckling or a halogen pushed together
+            if attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+def _drawn(
+    molecules: MoleculeSet,
+    config: DataConfig,
+    rng: np.random.Generator,
+    window: Int[np.ndarray, " 2"],
+    shift: tuple[float, float],
+) -> Sample:
+    """One sample, or a MoleculeError or ScanError where what was drawn cannot be simulated."""
     nominal = rng.random() < config.nominal_share
     molecule = draw_molecule(molecules, rng, config)
     if config.halogenated_share and rng.random() < config.halogenated_share:
@@ -308,13 +241,29 @@ def make_sample(molecules: MoleculeSet, config: DataConfig, i: int, shift: tuple
     else:
         bend, buckling = config.bend * rng.random(), config.buckling * rng.random()
         molecule = lay_down(molecule, rng, config.tilt, bend, buckling)
-        conditions = random_conditions(rng, config.distance, config.radius_error)
+        conditions = random_conditions(rng, config.distance, config.radius_error, config.measured)
+    m = Measured() if nominal else config.measured
+    if m.group_bend:
+        molecule = with_bent_groups(molecule, rng, m.group_bend)
     size = window * config.pixel
     spare = np.abs(np.ptp(molecule.positions[:, :2], axis=0) + 3.0 - size) / 2
-    x, y = -size / 2 + rng.uniform(-1, 1, 2) * (spare + 1.0) + shift
+    corner = -size / 2 + rng.uniform(-1, 1, 2) * (spare + 1.0) + shift
+    true = np.ones(2)  # length of what is stated as 1 A
+    if m.scale or m.aspect:
+        true = (1 + m.scale * rng.uniform(-1, 1)) * (1 + m.aspect / 2 * rng.uniform(-1, 1) * np.array([1, -1]))
+    x, y = (corner * true).tolist()
+    px, py = (config.pixel * true).tolist()
     shape = (int(window[0]), int(window[1]))
-    scan = simulate_sample(molecule, conditions, (x, y), shape, config.pixel, config.slices)
-    return Sample(replace(scan, data=add_artefacts(scan.data, rng, config)), labels(molecule, np.array([x, y]), size))
+    scan = simulate_sample(molecule, conditions, (x, y), shape, (px, py), config.slices)
+    data = scan.data
+    if m.drift:
+        data = linear_drift(data, m.drift / config.pixel * rng.uniform(-1, 1, 2))
+    data = add_artefacts(data, rng, config)
+    if m.rounding_share and rng.random() < m.rounding_share:
+        data = rounded(data)
+    stated = replace(molecule, positions=molecule.positions / [*true, 1.0])
+    sides = (float(size[0]), float(size[1]))
+    return Sample(replace(scan, data=data, size=sides), labels(stated, corner, size))
 
 
 def labels(molecule: Molecule, origin: Float[np.ndarray, " 2"], size: Float[np.ndarray, " 2"]) -> Molecule:

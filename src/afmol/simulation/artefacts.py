@@ -54,6 +54,20 @@ def slice_drift(stack: Stack, step: float, rng: np.random.Generator) -> Stack:
     return np.stack([_shifted(stack[..., k], walk[k]) for k in range(nz)], axis=-1)
 
 
+def linear_drift(stack: Stack, pixels: Float[np.ndarray, " 2"]) -> Stack:
+    """Slices that move evenly by `pixels` in x and y from the first to the last, which stays; bilinear, edges
+    repeated."""
+    nz = stack.shape[2]
+    back = [(k / max(1, nz - 1) - 1) * pixels for k in range(nz)]
+    return np.stack([_shifted(stack[..., k], back[k]) for k in range(nz)], axis=-1)
+
+
+def rounded(stack: Stack, levels: int = 256) -> Stack:
+    """Each slice rounded to so many even levels of its range: a stack that was kept as pictures."""
+    low, width = stack.min((0, 1)), np.ptp(stack, axis=(0, 1)) + 1e-12
+    return (low + width * np.round((stack - low) / width * (levels - 1)) / (levels - 1)).astype(stack.dtype)
+
+
 def _shifted(image: Float[np.ndarray, "nx ny"], shift: Float[np.ndarray, " 2"]) -> Float[np.ndarray, "nx ny"]:
     for axis in (0, 1):
         n = image.shape[axis]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.bending import lay_down
 from ..data.chemistry import molecule_from_smiles
-from ..data.samples import labels, lay_down
+from ..data.samples import labels
 from ..elements import bonds_by_distance
 from ..model import Asd, ImageModel
 from ..plots.study import shift_picture
