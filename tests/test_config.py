@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from afmol.config import config_from_dict, config_from_toml, config_to_dict
+from afmol.config import config_from_dict, config_from_toml, config_to_dict, read_toml
 from afmol.data.samples import DataConfig
 from afmol.data.shards import SetConfig
 from afmol.errors import ConfigError
@@ -100,7 +100,8 @@ def test_configurations_that_cannot_be_read(tmp_path):
 
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RUNS = sorted({*CONFIGS.rglob("*.toml")} - {*CONFIGS.rglob("study.toml")})
+STUDIES = [path for path in CONFIGS.rglob("*.toml") if "variants" in read_toml(path)]
+RUNS = sorted({*CONFIGS.rglob("*.toml")} - {*STUDIES})
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: str(p.relative_to(CONFIGS)))
@@ -121,8 +122,8 @@ def test_configurations_of_published_runs(path):
 
 def test_a_variant_of_the_study_differs_in_what_it_is_about():
     """Each from one before it; absolute coordinates train the image encoder too."""
-    study = config_from_toml(StudyConfig, CONFIGS / "asd" / "study.toml")
-    read = {v.name: config_from_toml(TrainConfig, CONFIGS / "asd" / v.config) for v in study.variants}
+    variants = [v for path in STUDIES for v in config_from_toml(StudyConfig, path).variants]
+    read = {v.name: config_from_toml(TrainConfig, CONFIGS / "asd" / v.config) for v in variants}
     wanted = {
         "soap_shared": ("original_graph", {"soap", "class_rounds", "bond_rounds"}),
         "soap_separate": ("soap_shared", {"shared"}),
@@ -134,7 +135,12 @@ def test_a_variant_of_the_study_differs_in_what_it_is_about():
         "soap_shallow": ("soap_messages", {"attention_layers"}),
         "soap_gradient": ("soap_messages", {"soap_gradient"}),
         "soap_absolute": ("soap_messages", {"coordinates", "train"}),
+        "soap_absolute_scaled": ("soap_absolute", {"soap_scale"}),
+        "soap_absolute_still": ("soap_absolute", {"class_rounds", "bond_rounds"}),
         "original_absolute": ("original_graph", {"coordinates", "train"}),
+        "soap_predicted": ("soap_messages", {"soap_of_new", "soap_weight"}),
+        "soap_predicted_ours": ("soap_predicted", {"soap_of_new"}),
+        "soap_analytic": ("soap_gradient", {"soap_weight"}),
     }
     assert read.keys() == wanted.keys() | {"original_graph", "one_pass"}
     for name, (base, fields) in wanted.items():

@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
-from .data.bending import lay_down
-from .data.conditions import nominal_conditions, random_conditions, simulate_sample
+from .data.bending import lay_down, with_bent_groups
+from .data.conditions import MEASURED, Measured, nominal_conditions, random_conditions, simulate_sample
 from .data.molecules import FLAT, MoleculeSet, load_molecules
 from .errors import ConfigError
 from .files import make_folder, write_file
@@ -27,7 +27,7 @@ from .simulation.artefacts import white_noise
 from .structures import Sample
 
 Shapes = Literal["flat", "all"]
-ForceParameters = Literal["nominal", "random"]
+ForceParameters = Literal["nominal", "random", "measured"]
 AT_ONCE = 64
 """Samples that are simulated before the network reads them."""
 
@@ -64,7 +64,8 @@ class EvaluationConfig:
     shapes: tuple[Shapes, ...] = ("flat", "all")
     """flat: thinner than 1.6 A."""
     conditions: tuple[ForceParameters, ...] = ("nominal", "random")
-    """Force parameters and tip: the simulator's own, or drawn at random."""
+    """Force parameters and tip: the simulator's own, drawn at random, or as measured stacks show them (MEASURED; size,
+    drift and rounding of the image apart)."""
     noise: float = YARDSTICK.noise
     seed: int = 0
     device: str = "cpu"
@@ -108,7 +109,10 @@ def simulated_sample(
     """Molecule i laid down and simulated with noise by the yardstick; the truth in the image's frame."""
     y, nominal = YARDSTICK, conditions == "nominal"
     molecule = lay_down(molecules[i], rng, y.tilt, 0.0 if nominal else y.bend * rng.random())
-    how = nominal_conditions(rng) if nominal else random_conditions(rng, y.distance, y.radius_error)
+    measured = MEASURED if conditions == "measured" else Measured()
+    how = nominal_conditions(rng) if nominal else random_conditions(rng, y.distance, y.radius_error, measured)
+    if measured.group_bend:
+        molecule = with_bent_groups(molecule, rng, measured.group_bend)
     low = molecule.positions[:, :2].min(0) - y.margin
     shape = np.ceil((np.ptp(molecule.positions[:, :2], axis=0) + 2 * y.margin) / y.pixel).astype(int)
     scan = simulate_sample(molecule, how, (low[0], low[1]), (int(shape[0]), int(shape[1])), y.pixel)

@@ -234,7 +234,7 @@ def evaluate(
     model: str = "base",
     molecules: int = 500,
     shapes: tuple[Literal["flat", "all"], ...] = ("flat", "all"),
-    conditions: tuple[Literal["nominal", "random"], ...] = ("nominal", "random"),
+    conditions: tuple[Literal["nominal", "random", "measured"], ...] = ("nominal", "random"),
     noise: float = 0.05,
     seed: int = 0,
     device: str = "cpu",
@@ -251,7 +251,7 @@ def evaluate(
         model: name of a shipped model or path of a weight file.
         molecules: how many of each kind.
         shapes: flat ones (thinner than 1.6 A), or all.
-        conditions: nominal force parameters and CO tip, or random ones.
+        conditions: nominal force parameters and CO tip; random ones; or random ones as measured stacks show them.
         noise: standard deviation of white noise a pixel of 0.125 A, as a share of a slice's range.
         seed: of molecules, orientations and noise.
         device: what the network runs on, such as cuda; stacks are simulated on the CPU.

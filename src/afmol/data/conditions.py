@@ -71,6 +71,22 @@ class Measured:
             raise ConfigError("data.measured: shares and relative errors are 0 to 1, group_bend and drift 0 or more.")
 
 
+MEASURED = Measured(
+    exponential_share=0.5,
+    charged_share=0.7,
+    quadrupole=(-0.4, 1.0),
+    charge_scale=(0.5, 1.2),
+    stiffness=(0.15, 1.0),
+    clearance=(2.4, 3.6),
+    group_bend=0.2,
+    scale=0.06,
+    aspect=0.02,
+    drift=1.5,
+    rounding_share=0.2,
+)
+"""All of it at once: what a model for measurements is to be trained and judged on."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImagingConditions:
     """How a molecule is imaged."""
