@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from afmol.checkpoint import load_model
-from afmol.data.chemistry import molecule_from_smiles
 from afmol.data.bending import lay_down
+from afmol.data.chemistry import molecule_from_smiles
 from afmol.files import write_scan
 from afmol.prediction import predict
 from afmol.simulation import TIPS, Grid, simulate, standard_heights

@@ -4,7 +4,8 @@ The noise is normal, on all entries of pairs of classes that a graph has (of the
 anew at each step, its variance being the mean squared error that it stands for.
 
 usage: python benchmarks/soap_noise.py WEIGHTS DATA.npz [SAMPLES]
-WEIGHTS: of a study's SOAP variant, such as study/soap_messages_0/soap_messages.safetensors; DATA: a packed set, its test part.
+WEIGHTS: of a SOAP variant of a study, such as study/soap_messages_0/soap_messages.safetensors; DATA: a packed set, its
+test part.
 """
 
 import sys
@@ -38,7 +39,8 @@ def main(weights, data, samples="100"):
     """Print the table."""
     molecules = load_molecules(data, "test")
     usual = config_from_toml(TrainConfig, Path(__file__).parents[1] / "configs" / "asd" / "soap_messages.toml")
-    print("MSE      step: class accuracy, N/P precision, bond precision, recall    losses: class, bond    whole: class accuracy")
+    print("MSE; single steps: class accuracy, N/P precision, bond precision, bond recall; losses: class, bond;")
+    print("whole graphs: class accuracy")
     for error in ERRORS:
         model, _ = load_model(weights)
         if error:

@@ -22,6 +22,7 @@ from test_gradients import BACKENDS, GRIDS, MOLECULES, differences, leaves, mole
 OWNER = torch.tensor([k for k, m in enumerate(MOLECULES) for _ in m.numbers])
 CHARGED = {
     "none": Tip(charges=(), charge_offsets=()),
+    "at the probe": Tip(charges=(0.05,), charge_offsets=(0.0,)),
     "one": Tip(charges=(0.05,), charge_offsets=(0.1,)),
     "three": Tip(charges=(-0.4, 0.9, -0.45), charge_offsets=(0.3, 0.0, -0.25)),
 }
@@ -87,10 +88,10 @@ def test_the_gradient_is_that_of_finite_differences():
     start = atoms_of(EXPONENTIAL, MOLECULES)
     for k in range(len(start)):
         values = leaves(*start)
-        (gradient,) = torch.autograd.grad(images(values, CHARGED["one"]).square().sum(), values[k])
+        (gradient,) = torch.autograd.grad(images(values, CHARGED["at the probe"]).square().sum(), values[k])
 
         def of_this(value, k=k):
-            return images([*start[:k], value, *start[k + 1 :]], CHARGED["one"]).square().sum()
+            return images([*start[:k], value, *start[k + 1 :]], CHARGED["at the probe"]).square().sum()
 
         near([gradient], [differences(of_this, start[k], 1e-5)], 1e-6)
 
@@ -98,7 +99,7 @@ def test_the_gradient_is_that_of_finite_differences():
 def test_one_charge_is_three_of_which_two_are_none():
     """The kernel that leaves two charges out, against the one that does not."""
     atoms = atoms_of(EXPONENTIAL, MOLECULES, torch.float32)
-    one, three = CHARGED["one"], Tip(charges=(0.05, 0.0, 0.0), charge_offsets=(0.1, 0.4, -0.4))
+    one, three = CHARGED["at the probe"], Tip(charges=(0.05, 0.0, 0.0), charge_offsets=(0.0, 0.4, -0.4))
     found = []
     for tip in (one, three):
         values = leaves(*atoms)

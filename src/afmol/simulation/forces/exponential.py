@@ -20,8 +20,8 @@ r^-12 is steeper close by, and makes Br and I too bright.
     R^6               (2 6 C6 r^4 / D^3) m
     k q_i Q_t, z_t    as in lennard_jones.py
 
-The kernels take no exponential in float32: a Taylor series of x / 32, squared five times. With one charge on the tip,
-or none, they leave out the other two.
+The kernels take no exponential in float32: a Taylor series of x / 32, squared five times. A single charge, at the probe
+itself, costs next to nothing: its distance is that of the probe.
 """
 
 from collections.abc import Mapping
@@ -110,9 +110,9 @@ def tip_terms(tip: Any) -> Float[Any, "molecule t"]:
 def kernel_terms(
     atoms: Float[np.ndarray, "atom a"], tip: Float[np.ndarray, " t"]
 ) -> tuple[Float[np.ndarray, "7 atom"], Float[np.ndarray, " numbers"]]:
-    """Rows a, k, 6 C6, R^6, three k q Q; and z of as many charges as there are, one at least, three if more."""
+    """Rows a, k, 6 C6, R^6, three k q Q; and three z, or one alone where there is at most one charge, at the probe."""
     rows = np.zeros((4 + TIP_CHARGES, len(atoms)), atoms.dtype)
-    z = np.zeros(1 if len(tip) <= 1 else TIP_CHARGES, tip.dtype)
+    z = np.zeros(1 if len(tip) <= 1 and not tip.any() else TIP_CHARGES, tip.dtype)
     rows[: atoms.shape[1]], z[: len(tip)] = atoms.T, tip
     return rows, z
 
@@ -147,19 +147,22 @@ def _decayed(x):
 
 @kernel
 def near(s, a, k, c6, r6, one, three):
-    """Of a squared distance: A and B of repulsion and dispersion, and what derivatives are made of besides."""
+    """Of a squared distance: A and B of repulsion and dispersion; r, exp / r, r^4 / D^2, 2 6 C6 r^4 / D^3, of which
+    derivatives are made; 1 / r^3 and 1 / r^2."""
     two = one + one
     s3 = s * s * s
     d = s3 + r6
     inverse = one / (s * d)
     i, i_d = inverse * d, inverse * s
-    r = s * np.sqrt(i)
-    e = decayed(k * (r - three)) * r * i  # exp / r
+    i_r = np.sqrt(i)
+    r = s * i_r
+    e = decayed(k * (r - three)) * i_r  # exp / r
     repulsion = a * k * e
     p = s * s * i_d * i_d
     attraction = c6 * p
     far = two * i_d * attraction
-    return repulsion - attraction, repulsion * (k * r + one) * i + two * far * (r6 - s3 - s3) * i, r, e, p, far
+    b = (repulsion * (k * r + one) + two * far * (r6 - s3 - s3)) * i
+    return repulsion - attraction, b, r, e, p, far, i * i_r, i
 
 
 @kernel
@@ -177,23 +180,20 @@ def force_and_hessian(w, anchor_x, anchor_z, scene):
     for i in range(x.size):
         xi, yi, zi = x[i] - anchor_x, y[i], z[i] - anchor_z
         height, decay, c6, r6, q0 = terms[0, i], terms[1, i], terms[2, i], terms[3, i], terms[4, i]
-        z0 = tip[0]
         if tip.size == 1:
             for lane in range(LANES):
                 dx, dy, dz = w[UX + lane] - xi, w[UY + lane] + w[PIXEL + lane] - yi, w[UZ + lane] - zi
-                flat, e0 = dx * dx + dy * dy, dz + z0
-                a, b, _, _, _, _ = near(flat + dz * dz, height, decay, c6, r6, one, three)
-                fz, bz = a * dz, b * dz
-                hzz = bz * dz
-                j0 = one / (flat + e0 * e0)
-                a, b, fz, bz, hzz = with_charge(q0, j0, e0, a, b, fz, bz, hzz, three)
-                add_pair(w, lane, dx, dy, a, b, fz, bz, hzz)
+                square = dx * dx + dy * dy + dz * dz
+                a, b, _, _, _, _, i3, i2 = near(square, height, decay, c6, r6, one, three)
+                charge = q0 * i3
+                a, b = a + charge, b + three * charge * i2
+                add_pair(w, lane, dx, dy, a, b, a * dz, b * dz, b * dz * dz)
         else:
-            q1, q2, z1, z2 = terms[5, i], terms[6, i], tip[1], tip[2]
+            q1, q2, z0, z1, z2 = terms[5, i], terms[6, i], tip[0], tip[1], tip[2]
             for lane in range(LANES):
                 dx, dy, dz = w[UX + lane] - xi, w[UY + lane] + w[PIXEL + lane] - yi, w[UZ + lane] - zi
                 flat, e0, e1, e2 = dx * dx + dy * dy, dz + z0, dz + z1, dz + z2
-                a, b, _, _, _, _ = near(flat + dz * dz, height, decay, c6, r6, one, three)
+                a, b, _, _, _, _, _, _ = near(flat + dz * dz, height, decay, c6, r6, one, three)
                 fz, bz = a * dz, b * dz
                 hzz = bz * dz
                 j0, j1, j2 = three_inverses(flat + e0 * e0, flat + e1 * e1, flat + e2 * e2, one)
@@ -228,7 +228,7 @@ def force_vjp(w, anchor_x, anchor_z, scene, d_atoms, d_tip):
             dx, dy, dz = w[UX + lane] - xi, w[UY + lane] + w[PIXEL + lane] - yi, w[UZ + lane] - zi
             vx, vy, vz = w[VX + lane], w[VY + lane], w[VZ + lane]
             m = dx * vx + dy * vy + dz * vz
-            a, b, r, e, p, far = near(dx * dx + dy * dy + dz * dz, height, decay, c6, r6, one, three)
+            a, b, r, e, p, far, _, _ = near(dx * dx + dy * dy + dz * dz, height, decay, c6, r6, one, three)
             bm, em = b * m, e * m
             px += bm * dx - a * vx
             py += bm * dy - a * vy
