@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .figure import INK, heading, panel, save
 from .training import CURVES
@@ -17,15 +18,15 @@ def spectrum_picture(figures: Mapping[str, Any], path: str | Path) -> None:
 
     Raises ConfigError: a file that cannot be written.
     """
-    figure = Figure((11.5, 4.6), facecolor="white")
-    degree, case, size = (panel(figure, x, 1.0, 2.95, 2.7) for x in (0.75, 4.5, 8.3))
+    figure = Figure((11.5, 4.7), facecolor="white")
+    degree, case, size = (panel(figure, x, 1.1, 2.95, 2.7) for x in (0.75, 4.5, 8.3))
     for k, way in enumerate(("told", "own")):
         f = figures[way]
         cases = {name: v for name, v in f["mse_by_case"].items() if v is not None}
         for axes, values in ((degree, f["mse_by_degree"]), (case, list(cases.values()))):
             axes.bar(np.arange(len(values)) + 0.38 * (k - 0.5), values, 0.36, color=CURVES[k], label=way)
         degree.set_xticks(range(len(f["mse_by_degree"])))
-        case.set_xticks(range(len(cases)), [name.replace(", ", ",\n") for name in cases], fontsize=7)
+        case.set_xticks(range(len(cases)), [name.replace(" ", "\n") for name in cases], fontsize=7)
         relative = [np.nan if v is None else 100 * v for v in f["relative_by_size"]]
         size.plot(f["sizes"], relative, "o-", markersize=3, color=CURVES[k], label=way)
     for axes, x, y in (
@@ -60,6 +61,10 @@ def epoch_picture(rows: Sequence[Mapping[str, float]], epoch: int, path: str | P
     axes.plot(epochs + 1, means, "o-", markersize=2.5, linewidth=1.4, color=CURVES[0])
     axes.set_yscale("log")
     _style(axes, "epoch", "mean squared error")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     heading(figure, title, f"epoch {epochs[-1] + 1}: {means[-1]:.3g}")
     save(figure, path)
 
