@@ -5,5 +5,5 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 myst_enable_extensions = ["amsmath", "dollarmath"]
 html_theme = "furo"
 html_title = "afmol"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "study"]
 autodoc_typehints = "none"  # shapes stand in the docstrings; jaxtyping's strings are no links
