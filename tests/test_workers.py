@@ -10,7 +10,7 @@ import pytest
 from distributed import LocalCluster
 
 from afmol.data import workers
-from afmol.data.workers import FileTask, make_file, results
+from afmol.data.workers import FileTask, hearing_ctrl_c, make_file, results
 from afmol.errors import ConfigError
 
 
@@ -150,3 +150,22 @@ def test_a_file_is_kept_made_or_made_again(tmp_path):
     with pytest.raises(ConfigError, match="is not ours"):
         make_file(tasks[path])
     assert path.read_bytes() == b"a letter"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_python_drops_is_heard_later():
+    """One that comes within a destructor."""
+
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):  # until the interpreter looks at its signals
+                pass
+
+    before = signal.getsignal(signal.SIGINT)
+    with hearing_ctrl_c() as raise_if_pressed:
+        raise_if_pressed()
+        Dying()
+        with pytest.raises(KeyboardInterrupt):
+            raise_if_pressed()
+    assert signal.getsignal(signal.SIGINT) == before

@@ -82,7 +82,10 @@ def results(
 
     with _client(scheduler, workers or os.cpu_count()) as client:
         try:
-            yield from _spread(client, function, iter(tasks))
+            with hearing_ctrl_c() as raise_if_pressed:
+                for found in _spread(client, function, iter(tasks)):
+                    raise_if_pressed()
+                    yield found
         except KilledWorker as error:
             text = f"{RETRIES + 1} workers died over the same task; is there memory enough for so many?"
             raise ConfigError(text) from error
@@ -137,6 +140,30 @@ def _spread(client: "Client", function: Callable[[_Task], _Result], waiting: Ite
         yield found
         done.release()
         fill()
+
+
+@contextlib.contextmanager
+def hearing_ctrl_c() -> Iterator[Callable[[], None]]:
+    """What raises KeyboardInterrupt if Ctrl-C was pressed, for Python drops one that comes within a destructor or the
+    callback of a weak reference, of which a cluster has many."""
+    if threading.current_thread() is not threading.main_thread():  # only there can it be heard
+        yield lambda: None
+        return
+    pressed = threading.Event()
+
+    def heard(*_: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    def raise_if_pressed() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, heard)
+    try:
+        yield raise_if_pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
