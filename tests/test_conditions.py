@@ -51,12 +51,19 @@ def test_conditions_fill_their_ranges_and_stay_within():
 
 
 def test_off_it_draws_what_was_drawn_before():
-    """The same random numbers, so that a configuration of before gives the samples of before."""
+    """The numbers, in the order, of before there was anything else, so that the samples are those of before."""
+    n = len(ELEMENTS)
     for seed in range(20):
         a, b = rng(seed), rng(seed)
-        one, two = random_conditions(a, (2.75, 3.6), 0.08), random_conditions(b, (2.75, 3.6), 0.08, Measured())
-        assert (one.tip, one.distance, one.charge_scale) == (two.tip, two.distance, two.charge_scale)
+        c = random_conditions(a, (2.75, 3.6), 0.08, Measured())
+        assert c.step == b.uniform(0.06, 0.14)
+        assert c.tip.steps == np.clip(round(b.uniform(0.4, 1.4) / c.step), 4, 14)
+        assert c.tip.stiffness == np.exp(b.uniform(np.log(0.2), np.log(1.0)))
+        assert (c.distance, c.charge_scale) == (b.uniform(2.75, 3.6), b.uniform(0, 1.2))
+        assert (c.factors["lj_radius"] == b.uniform(0.92, 1.08, n)).all()
+        assert (c.factors["lj_depth"] == np.exp(b.uniform(-np.log(2), np.log(2), n))).all()
         assert a.random() == b.random()
+        assert (c.force.name, c.tip.charges, c.clearance) == ("lennard-jones", (-10.0, 20.0, -10.0), None)
     assert "measured" not in stored_form(SMALL)
     other = replace(SMALL, measured=MEASURED)
     assert config_from_dict(DataConfig, {k: v for k, v in stored_form(other).items() if k != "flat_limit"}) == other

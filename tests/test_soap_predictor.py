@@ -191,6 +191,20 @@ def test_teacher_forcing():
     assert torch.allclose(predictor.grown(step), by_hand)
 
 
+def test_what_asks_for_no_past_is_run_once():
+    """Ours says in one step what the growth from the first node on would say; the report's needs each step."""
+    step = source(forcing=(0.0, 0.0)).batch(3)
+    for config, runs in ((OURS, 1), (REPORT, 4)):
+        predictor, calls = SoapPredictor(config), []
+        predictor.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        found = predictor.grown(step)
+        assert len(calls) == runs
+    predictor = SoapPredictor(OURS)
+    told = step._replace(known=torch.rand_like(step.labels[:, :3]))
+    assert torch.equal(predictor.grown(told), predictor.grown(step))
+    assert found.shape == step.labels.shape
+
+
 def _own(predictor: SoapPredictor, step: object) -> torch.Tensor:
     """What the network says of the first two nodes' graph, from nothing."""
     first = step._replace(positions=step.positions[:, :1], classes=step.classes[:, :1])

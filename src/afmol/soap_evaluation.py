@@ -87,8 +87,8 @@ def _batches(
 ) -> Iterator[Growth]:
     size = min(config.together, config.graphs)
     rounds, soap = -(-config.graphs // size), predictor.config.soap
-    points = PointsConfig(SEED + config.seed, config.nodes, forcing=forcing, noise=0.0)
     if data is None:
+        points = PointsConfig(SEED + config.seed, config.nodes, forcing=forcing, noise=0.0)
         source = RandomPoints(points, soap, size, rounds * config.nodes)
         yield from (source.batch(q) for q in range(rounds * config.nodes))
         return

@@ -37,13 +37,14 @@ class Measured:
     charged_share: float = 0.0
     """Share of samples whose tip has one charge at the probe; the others have the quadrupole."""
     tip_charge: Range = (-0.05, 0.12)
-    """That charge, e: PTCDA +0.03 to +0.07, BCB +0.02 to +0.05."""
+    """That charge, e: PTCDA +0.03 to +0.07, BCB +0.03 to +0.05."""
     quadrupole: Range = (1.0, 1.0)
-    """Factor on the quadrupole: PTCDA -0.4, BCB +0.15 at their best."""
+    """Factor on the quadrupole: the fits, which allow 0 to 1.5 on the charges, switch it off; below 0 it acts as a
+    positive charge does."""
     charge_scale: Range = (0.0, 1.2)
     """Factor on the molecule's charges."""
     stiffness: Range = (0.2, 1.0)
-    """Lateral stiffness of the tip, N/m: fitted 0.14 to 0.7."""
+    """Lateral stiffness of the tip, N/m: BCB 0.46 to 0.67; PTCDA 0.16 with Lennard-Jones, else open."""
     clearance: Range = (0.0, 0.0)
     """Closest approach above the topmost nucleus, A, whatever its element; zeros: `distance` above a topmost carbon."""
     group_bend: float = 0.0

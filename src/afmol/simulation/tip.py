@@ -81,11 +81,10 @@ TIPS = {
 """Presets.
 
 co: what the shipped model was trained with, for now co-quadrupole.
-co-charge: what measured images say, a small positive charge at the probe. Fitted to PTCDA measured with a CO tip it is
-+0.04 to +0.07 e, whatever the force model and the molecule's charges, and raises the correlation with the measured
-stack from 0.75 (the quadrupole) to 0.85; BCB, whose own charges are small, says +0.02 +- 0.02 e (docs/simulator.md).
-co-quadrupole: the original data set (Oinonen et al., MRS Bulletin 2022). It darkens the ends of PTCDA by 2-3 standard
-deviations; measured they are bright.
+co-charge: what measured images say, a small positive charge at the probe. `afmol fit` on stacks measured with a CO tip
+finds +0.03 to +0.07 e for PTCDA and +0.03 to +0.05 e for BCB, with either force model (docs/simulator.md).
+co-quadrupole: the original data set (Oinonen et al., MRS Bulletin 2022). It darkens the ends of PTCDA; measured they
+are bright, and the fit switches it off.
 co-neutral: no electrostatics.
 xe: what Hapala et al., Nature Communications 7, 11560 (2016), fitted to PTCDA on Ag(111) measured with a Xe tip (figure
 3: +0.3 e, 0.20 N/m). SINGROUP/ED-AFM (generate_data.py) has a quadrupole instead: 30, -60, 30 e at 0.1, 0, -0.1 A.

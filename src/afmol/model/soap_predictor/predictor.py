@@ -58,6 +58,8 @@ class SoapPredictor(nn.Module):
     def grown(self, batch: Growth) -> Float[Tensor, "batch n pairs k"]:
         """SOAP in the whole graph, from what is known of its first nodes on; only the last step has a gradient."""
         known, n = batch.known, batch.positions.shape[1]
+        if self.config.network == "invariant":  # which does not ask for the past: one step is enough
+            known = known.new_zeros(len(known), n - 1, *known.shape[2:])
         with torch.no_grad():
             for size in range(known.shape[1] + 1, n):
                 known = self.soap(_with_new(batch, known, size))
