@@ -272,7 +272,7 @@ def test_the_size_of_the_parts_changes_nothing(chunk, whole, tmp_path, monkeypat
 def test_a_cluster_changes_nothing(whole, tmp_path, monkeypatch):
     source = dropped_and_kept(tmp_path)
     monkeypatch.chdir("/")
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
         monkeypatch.chdir(tmp_path)  # the workers stand elsewhere: a relative path must reach them as well
         config = BuildConfig(min_atoms=4, validation=0.0, test=0.0)
         build_molecules([source.name], "out.npz", config, scheduler=cluster.scheduler_address)

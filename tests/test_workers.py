@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import LocalCluster
 
@@ -46,6 +48,30 @@ def test_each_task_is_done_once_by_other_processes():
     assert os.getpid() not in {process for _, process in found}
 
 
+def setting(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def test_workers_keep_their_memory():
+    """Dask's own setting has the system clear every large array anew."""
+    assert list(results(setting, ["MALLOC_TRIM_THRESHOLD_"], workers=1)) == [str(2**33)]
+
+
+def listening(process: psutil.Process) -> set[str]:
+    """Addresses at which a process and its children take connections."""
+    tree = [process, *process.children(recursive=True)]
+    return {c.laddr.ip for p in tree for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+
+
+def test_nobody_listens_to_the_network():
+    found = results(square, range(4), workers=2)
+    next(found)
+    heard = listening(psutil.Process())
+    assert list(found) and heard <= {"127.0.0.1", "::1"} and heard
+    with socket.create_server(("0.0.0.0", 0)):
+        assert "0.0.0.0" in listening(psutil.Process())  # the test sees what it looks for
+
+
 def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
     mark = tmp_path / "died"
     found = results(dies_once, [(x, str(mark)) for x in range(20)], workers=2)
@@ -55,7 +81,7 @@ def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as found:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as found:
         yield found
 
 
@@ -83,7 +109,7 @@ def test_a_scheduler_that_is_not_there(impatient):
 
 def test_a_scheduler_without_workers(impatient):
     with (
-        LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
         pytest.raises(ConfigError, match="has no workers"),
     ):
         list(results(square, range(3), scheduler=cluster.scheduler_address))
@@ -103,13 +129,13 @@ def test_workers_that_come_later_work_too(cluster):
 
 def test_a_cluster_that_grows_with_its_tasks():
     """It has no worker until it sees tasks."""
-    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as cluster:
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
         cluster.adapt(minimum=0, maximum=2, interval="100ms")
         assert sorted(results(square, range(8), scheduler=cluster.scheduler_address)) == [x * x for x in range(8)]
 
 
 def test_a_scheduler_that_dies(impatient):
-    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0")
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")
     found = results(moment, range(24), scheduler=cluster.scheduler_address)
     next(found)
     cluster.close()

@@ -26,6 +26,9 @@ AHEAD = 4
 """Tasks that wait at each worker: the scheduler's memory is bounded, and nobody is idle."""
 PATIENCE = 20.0
 """How long a scheduler may take to answer, s."""
+MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**33, "MALLOC_MMAP_MAX_": 0, "MALLOC_ARENA_MAX": 1}
+"""The C library of a worker keeps what it freed. Dask asks it to give back all above 64 KiB, which makes the system
+clear every large array anew: training took 1.75 times the time of the processor (LOG.md, 2026-11-25)."""
 QUEUE = 3600.0
 """How long the first worker of a cluster may take to come, s: jobs wait in queues."""
 
@@ -101,13 +104,14 @@ def _client(scheduler: str, workers: int | None) -> "Iterator[Client]":
     import dask
     from distributed import Client
 
-    # A port of its own, so that two commands at once do not get in each other's way; no words about workers that are
-    # stopped, on purpose or to be started again.
-    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
+    # A port of its own, so that two commands at once do not get in each other's way, on loopback: without a host the
+    # whole network is listened to. No words about workers that are stopped, on purpose or to be started again.
+    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     local["silence_logs"] = logging.CRITICAL
     limits = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.comm.timeouts.connect": PATIENCE}
     # Dask keeps the last 1000 messages to each worker for its own developers, and with them the tasks.
     limits["distributed.admin.low-level-log-length"] = 2
+    limits |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MEMORY.items()}
     with dask.config.set(limits):
         try:
             with _children_ignore_ctrl_c():
