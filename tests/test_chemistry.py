@@ -281,3 +281,12 @@ def test_the_shared_set_and_our_own_chemistry_agree(shared):
         np.testing.assert_array_equal(molecule.numbers, reference.numbers)
         assert {*map(tuple, molecule.bonds)} == {*map(tuple, reference.bonds)}
         np.testing.assert_allclose(molecule.charges, reference.charges, atol=1e-4)
+
+
+@pytest.mark.parametrize("smiles", ["Nc1ccc(Cl)cc1O", "O=[N+]([O-])c1ccccc1", "C#CC=C"])
+def test_bonds_that_the_molecule_says_count_more_than_distances(smiles):
+    molecule = molecule_from_smiles(smiles)
+    apart = replace(molecule, positions=1.4 * molecule.positions)
+    assert graph_from_geometry(apart, bonded=True).GetProp("_Name") == Chem.CanonSmiles(smiles)
+    with pytest.raises(MoleculeError):
+        graph_from_geometry(apart)

@@ -25,7 +25,7 @@ ORDER = (
         "evaluation",
         "soap_evaluation",
     ),
-    *("study", "demo", "cli"),
+    *("study", "demo", "serve", "cli"),
 )
 MODEL_MUST_NOT_IMPORT = {"afmol.files", "afmol.plots", "afmol.cli", "matplotlib", "ase", "rdkit", "h5py"}
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .data.chemistry import with_charges
-from .errors import ConfigError, ScanError
+from .errors import ConfigError, MoleculeError, ScanError
 from .files import make_folder, write_file, write_molecule
 from .plots.fit import fit_picture
 from .resampling import check
@@ -183,6 +183,66 @@ def fit(
     return result, molecule, Scan(image.numpy(), scan.size, scan.heights, f"{scan.source}, simulated")
 
 
+class Conditions(NamedTuple):
+    """How a molecule that lies in a scan's frame is imaged."""
+
+    above_topmost: float
+    """Closest approach of the unrelaxed probe above the topmost nucleus, A."""
+    stiffness: float
+    """Lateral, N/m."""
+    charge: float
+    """Of the probe, e; or, of a tip of several charges, the factor on the molecule's charges."""
+
+
+def imaged(molecule: Molecule, scan: Scan, config: FitConfig, conditions: Conditions, pixel: float = FINE) -> Scan:
+    """The stack of a molecule as it lies in a scan's frame, in the scan's window, at pixels of about `pixel` (A).
+
+    Args:
+        molecule: charges that it lacks count as none.
+        scan: its heights or, without any, `config.step`, decide the slices.
+        config: force model and tip; nothing is fitted.
+        conditions: height, stiffness, charge.
+        pixel: A.
+
+    Raises:
+        ScanError: the tip goes into the molecule. MoleculeError: a molecule without atoms.
+    """
+    check(scan)
+    there, pose = _as_it_lies(molecule, conditions)
+    goal = target(scan, pixel, config)
+    with torch.no_grad():
+        image = simulated(there, goal, config, pose)
+    return Scan(image.numpy(), scan.size, scan.heights, f"{scan.source}, simulated")
+
+
+def fit_conditions(
+    molecule: Molecule, scan: Scan, config: FitConfig, start: Conditions
+) -> tuple[Conditions, tuple[float, ...]]:
+    """The conditions that image a molecule, which stays where it lies, most like a scan; and the correlation of each
+    slice. Arguments and errors as of `imaged`.
+    """
+    check(scan)
+    there, pose = _as_it_lies(molecule, start)
+    goal = target(scan, FINE, config)
+    found, _ = refined(there, goal, config, pose, fixed=("x", "y", "angle", "tilt_x", "tilt_y"))
+    with torch.no_grad():
+        per_slice = tuple(correlations(simulated(there, goal, config, found), goal.images).tolist())
+    top = float(there.positions[:, 2].max())
+    return Conditions(float(found.distance) - top, float(np.exp(found.stiffness)), float(found.charge)), per_slice
+
+
+def _as_it_lies(molecule: Molecule, conditions: Conditions) -> tuple[Molecule, Pose]:
+    if not len(molecule):
+        raise MoleculeError("There is no atom to image.")
+    centre, there = molecule.positions.mean(0), faced(molecule, 1.0)
+    if there.charges is None:
+        there = replace(there, charges=np.zeros(len(there)))
+    distance = conditions.above_topmost + float(there.positions[:, 2].max())
+    x, y = centre[:2].tolist()
+    pose = Pose(x, y, 0.0, 0.0, 0.0, distance, float(np.log(conditions.stiffness)), conditions.charge)
+    return there, pose
+
+
 def target(scan: Scan, pixel: float, config: FitConfig) -> Target:
     """The slices at a pixel size (A), about."""
     nx, ny = (max(8, round(side / pixel)) for side in scan.size)
@@ -280,13 +340,19 @@ def _pose(molecule: Molecule, config: FitConfig, middle: Sequence[float], angle:
     return Pose(middle[0], middle[1], angle, 0.0, 0.0, float(height), float(np.log(0.4)), charge)
 
 
-def refined(molecule: Molecule, goal: Target, config: FitConfig, start: Pose) -> tuple[Pose, float]:
-    """The pose after a quasi-Newton search (L-BFGS-B) from a start, and its mean correlation."""
+def refined(
+    molecule: Molecule, goal: Target, config: FitConfig, start: Pose, fixed: Sequence[str] = ()
+) -> tuple[Pose, float]:
+    """The pose after a quasi-Newton search (L-BFGS-B) from a start, and its mean correlation.
+
+    `fixed`: fields of the pose that stay as they are.
+    """
     lx, ly = goal.grid.size
     top = float(np.linalg.norm(molecule.positions, axis=1).max())
     charged = (-0.3, 0.3) if len(goal.tip.charges) == 1 else (0.0, 1.5)
     lean, free = (-0.35, 0.35), (None, None)
     bounds = [(0.0, lx), (0.0, ly), free, lean, lean, (1.5, 5.0 + top), SOFT_TO_STIFF, charged]
+    bounds = [(at, at) if name in fixed else b for name, at, b in zip(Pose._fields, start, bounds, strict=True)]
     units = np.array(UNITS) * ([1] * 7 + [1 if len(goal.tip.charges) == 1 else 10])
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:

@@ -13,11 +13,12 @@ import tyro
 from .. import __version__
 from ..errors import AfmolError
 from .train import dataset_check, dataset_import, dataset_make, dataset_show, molecules, study, train
-from .use import demo, evaluate, fit, info, predict, sentence, simulate, soap
+from .use import demo, evaluate, fit, info, predict, sentence, serve, simulate, soap
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "predict": predict,
+    "serve": serve,
     "simulate": simulate,
     "fit": fit,
     "soap": soap,

@@ -1,4 +1,4 @@
-"""Commands for people with a stack: predict, simulate, soap, evaluate, demo, info."""
+"""Commands for people with a stack: predict, serve, simulate, fit, soap, evaluate, demo, info."""
 
 import sys
 from pathlib import Path
@@ -171,6 +171,34 @@ def fit(
         f"{name}: correlation {result.correlation:.3f}; closest {result.above_topmost:.2f} A above the topmost nucleus,"
     )
     print(f"{result.stiffness:.2f} N/m, {charge} -> {', '.join(map(str, paths))}")
+
+
+def serve(
+    stacks: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[STACK ...]")] = (),
+    /,
+    port: int = 0,
+    host: str = "127.0.0.1",
+    browser: bool = True,
+) -> None:
+    """Show a stack in the browser: find its molecule, mend it by hand, and see it simulated beside the measurement.
+
+    Example: afmol serve stack.npz
+
+    Prints the page's address, which holds a secret: whoever has it can use the page. Stacks can be dropped onto the
+    page too. Nothing leaves this machine, and nothing is written but what you download. Ctrl-C ends it.
+
+    Args:
+        stacks: stacks that the page offers; without any, those of this folder.
+        port: of the address; 0: a free one.
+        host: address to listen at. Another than 127.0.0.1 lets other machines in, unencrypted.
+        browser: open the page in the browser.
+    """
+    from ..serve import serve as run
+    from ..serve.server import LOOPBACK
+
+    if host not in LOOPBACK:
+        print(f"afmol: {host} can be reached by other machines, and the connection is not encrypted.", file=sys.stderr)
+    run(stacks, port, host, browser)
 
 
 def soap(

@@ -103,10 +103,10 @@ def graph_from_molfile(text: str) -> "rdkit.Chem.Mol":
         return _named(_sanitized(mol, raw, what))
 
 
-def graph_from_geometry(molecule: Molecule) -> "rdkit.Chem.Mol":
+def graph_from_geometry(molecule: Molecule, bonded: bool = False) -> "rdkit.Chem.Mol":
     """The bond orders of a neutral molecule by its positions, which are kept. The name is its canonical SMILES.
 
-    RDKit's perception, which fails at most nitro groups; so these are made of N(O-)(O-), which it finds.
+    `bonded`: which atoms are bonded, the molecule says, not their distances. RDKit's perception, which fails at most nitro groups; so these are made of N(O-)(O-), which it finds.
 
     Raises:
         MoleculeError: as `molecule_from_smiles`; no bond orders found.
@@ -115,9 +115,11 @@ def graph_from_geometry(molecule: Molecule) -> "rdkit.Chem.Mol":
     from rdkit.Chem import rdDetermineBonds
 
     what = "The geometry"
-    mol = to_rdkit(replace(molecule, bonds=np.zeros((0, 2), int)))
+    none = np.zeros((0, 2), int)
+    mol = to_rdkit(molecule if bonded else replace(molecule, bonds=none, bond_probabilities=None))
     with rdBase.BlockLogs():
-        rdDetermineBonds.DetermineConnectivity(mol)
+        if not bonded:
+            rdDetermineBonds.DetermineConnectivity(mol)
         _check(mol, what)
         ends = {
             n: [o for o in n.GetNeighbors() if o.GetAtomicNum() == 8 and o.GetDegree() == 1] for n in mol.GetAtoms()

@@ -1,0 +1,203 @@
+"""What the page asks for: each job is one function of the package, wrapped in plain values and bytes.
+
+    request (plain values), payload (bytes), say -> answer (plain values), bytes
+
+A stack travels as 32-bit floats in the order (x, y, slice), a molecule as in afmol-prediction/1 (CONVENTIONS.md).
+`say` tells the page what is being done.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint import load_image_model
+from ..data.chemistry import graph_from_geometry, with_charges
+from ..elements import BY_SYMBOL
+from ..errors import ConfigError, MoleculeError, ScanError
+from ..files import MOLECULES, read_scan, write_molecule
+from ..fitting import Conditions, FitConfig, correlations, fit_conditions, imaged, target
+from ..plots import prediction_picture
+from ..plots.stack import best_slice
+from ..prediction import predict, prediction_record
+from ..structures import Molecule, Scan
+
+Say = Callable[[str], None]
+Answer = tuple[dict[str, Any], bytes]
+STAND_IN = (20.0, 20.0)
+"""A size for the picture of a stack whose size is not known yet, A."""
+
+
+def opened(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
+    """A stack: "path" names it on this machine, or "files" its uploaded files, [name, length] in the payload's order.
+
+    "size", "heights", "channel" and "direction" are as of `read_scan`. "lacks" names what has to be given still, and
+    then the picture has stand-ins for it; "why" is the sentence about it.
+    """
+    choices: dict[str, Any] = {name: request.get(name) for name in ("size", "heights", "channel")}
+    choices |= {"direction": request.get("direction") or "average"}
+    say("reading")
+    if "path" in request:
+        return _opened(request["path"], choices)
+    with tempfile.TemporaryDirectory(prefix="afmol") as folder:
+        paths, start = [], 0
+        for name, length in request["files"]:
+            path = Path(folder) / Path(str(name).replace("\\", "/")).name
+            path.write_bytes(payload[start : start + length])
+            paths.append(path)
+            start += length
+        return _opened(paths[0] if len(paths) == 1 else paths, choices)
+
+
+def _opened(path: Any, choices: dict[str, Any]) -> Answer:
+    """The stack, or its picture if it lacks a size or heights: whichever of them, given, makes it readable."""
+    try:
+        return _stack(read_scan(path, **choices))
+    except ScanError as error:
+        n = len(path) if isinstance(path, list) else sum(1 for _ in Path(path).iterdir()) if Path(path).is_dir() else 0
+        stand_in: dict[str, Any] = {"size": STAND_IN, "heights": list(range(n, 0, -1))}
+        for lacks in (["size"], ["heights"], ["size", "heights"]):
+            if any(choices[name] is not None for name in lacks) or ("heights" in lacks and not n):
+                continue
+            try:
+                record, data = _stack(read_scan(path, **(choices | {name: stand_in[name] for name in lacks})))
+            except ScanError:
+                continue
+            return record | {"lacks": lacks, "why": str(error)}, data
+        raise
+
+
+def _stack(scan: Scan) -> Answer:
+    heights = None if scan.heights is None else [round(float(h), 6) for h in scan.heights]
+    record = {"name": scan.source, "shape": list(scan.data.shape), "size": [float(s) for s in scan.size]}
+    return record | {"heights": heights, "best": best_slice(scan)}, np.ascontiguousarray(scan.data, "<f4").tobytes()
+
+
+def found(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
+    """The molecule in the stack of the payload, by "model"."""
+    say("loading the model")
+    network, name = _model(str(request["model"]))
+    say("looking for atoms")
+    scan = scan_of(request["scan"], payload)
+    return prediction_record(scan, predict(scan, network), name, network.config.depth), b""
+
+
+@lru_cache(maxsize=1)
+def _model(name: str) -> tuple[Any, str]:
+    return load_image_model(name)
+
+
+def simulated(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
+    """The stack of "molecule" under "conditions", at "pixel", beside the measured one of the payload at that pixel, and
+    the correlation of each slice. "charges" come back, to be sent again while atoms only move.
+    """
+    scan, config = scan_of(request["scan"], payload), _config(request)
+    molecule, uncharged = _charged(request)
+    pixel = max(float(request["pixel"]), *scan.pixel)
+    image = imaged(molecule, scan, config, _conditions(request), pixel)
+    measured = target(scan, pixel, config).images
+    alike = correlations(measured.new_tensor(image.data), measured)
+    both = np.stack([measured.numpy(), image.data]).astype("<f4")
+    charges = None if molecule.charges is None else [round(float(q), 5) for q in molecule.charges]
+    answer = {"shape": list(image.data.shape), "correlations": [round(float(c), 4) for c in alike]}
+    return answer | {"charges": charges, "uncharged": uncharged}, both.tobytes()
+
+
+def fitted(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
+    """The conditions that make the images of "molecule" most like the stack of the payload; it stays where it lies."""
+    say("fitting height, stiffness and charge")
+    molecule, _ = _charged(request)
+    scan = scan_of(request["scan"], payload)
+    conditions, alike = fit_conditions(molecule, scan, _config(request), _conditions(request))
+    return {"conditions": conditions._asdict(), "correlations": [round(c, 4) for c in alike]}, b""
+
+
+def exported(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
+    """ "molecule" as a file of "format": xyz, sdf, json, png, svg, smiles; the payload is its stack."""
+    form, molecule, scan = request["format"], molecule_of(request["molecule"]), scan_of(request["scan"], payload)
+    if form == "json":
+        record = prediction_record(scan, molecule, str(request["model"]), float(request["depth"]))
+        return {}, f"{json.dumps(record, indent=1)}\n".encode()
+    if form == "smiles":
+        return {}, f"{graph_from_geometry(molecule.with_likely_bonds(), bonded=True).GetProp('_Name')}\n".encode()
+    with tempfile.TemporaryDirectory(prefix="afmol") as folder:
+        path = Path(folder) / f"molecule.{form}"
+        if path.suffix in MOLECULES:
+            write_molecule(molecule.with_likely_bonds(), path)
+        elif form in ("png", "svg"):
+            prediction_picture(scan, molecule.with_likely_bonds(), path)
+        else:
+            raise ConfigError(f"A molecule can be had as xyz, sdf, json, png, svg or smiles, not as {form!r}.")
+        return {}, path.read_bytes()
+
+
+JOBS: dict[str, Callable[[dict[str, Any], bytes, Say], Answer]] = {
+    "open": opened,
+    "predict": found,
+    "simulate": simulated,
+    "fit": fitted,
+    "export": exported,
+}
+
+
+def scan_of(record: dict[str, Any], payload: bytes) -> Scan:
+    """A stack from what the page holds of it.
+
+    Raises:
+        ScanError: values that do not fit together.
+    """
+    shape = tuple(int(n) for n in record["shape"])
+    if len(shape) != 3 or min(shape) < 1 or 4 * int(np.prod(shape, dtype=object)) != len(payload):
+        raise ScanError("The page sent a stack that is cut off; open it again.")
+    heights = None if record.get("heights") is None else np.array(record["heights"], float)
+    lx, ly = (float(s) for s in record["size"])
+    return Scan(np.frombuffer(payload, "<f4").reshape(shape).copy(), (lx, ly), heights, str(record["name"]))
+
+
+def molecule_of(record: dict[str, Any]) -> Molecule:
+    """A molecule from atoms and bonds as in afmol-prediction/1.
+
+    Raises:
+        MoleculeError: values that do not fit together.
+    """
+    atoms, bonds = record["atoms"], record["bonds"]
+    unknown = [a["element"] for a in atoms if a["element"] not in BY_SYMBOL]
+    if unknown:
+        raise MoleculeError(f"{unknown[0]!r} is not an element that afmol knows ({', '.join(BY_SYMBOL)}).")
+    return Molecule(
+        np.array([a["position"] for a in atoms], float).reshape(-1, 3),
+        np.array([BY_SYMBOL[a["element"]].number for a in atoms], int),
+        np.array([sorted(b["atoms"]) for b in bonds], int).reshape(-1, 2),
+        class_probabilities=np.array([a["class_probabilities"] for a in atoms], float).reshape(-1, 5),
+        confidence=np.array([a["confidence"] for a in atoms], float),
+        bond_probabilities=np.array([b["probability"] for b in bonds], float),
+        name=str(record.get("name", "")),
+    )
+
+
+def _charged(request: dict[str, Any]) -> tuple[Molecule, str]:
+    """The molecule with charges, and why it has none, if it has not."""
+    molecule = molecule_of(request["molecule"]).with_likely_bonds()
+    charges: Sequence[float] | None = request.get("charges")
+    if charges is not None:
+        return replace(molecule, charges=np.array(charges, float)), ""
+    try:
+        return with_charges(molecule), ""
+    except MoleculeError as error:
+        return molecule, str(error)
+
+
+def _config(request: dict[str, Any]) -> FitConfig:
+    return FitConfig(request["force"], request["tip"], step=float(request["step"]))
+
+
+def _conditions(request: dict[str, Any]) -> Conditions:
+    found = Conditions(**{name: float(request["conditions"][name]) for name in Conditions._fields})
+    if not (0.01 <= found.stiffness <= 10 and 0.5 <= found.above_topmost <= 20 and abs(found.charge) <= 10):
+        raise ConfigError("The tip is 0.5 to 20 A above the molecule, its stiffness 0.01 to 10 N/m.")
+    return found
