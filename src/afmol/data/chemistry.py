@@ -106,7 +106,8 @@ def graph_from_molfile(text: str) -> "rdkit.Chem.Mol":
 def graph_from_geometry(molecule: Molecule, bonded: bool = False) -> "rdkit.Chem.Mol":
     """The bond orders of a neutral molecule by its positions, which are kept. The name is its canonical SMILES.
 
-    `bonded`: which atoms are bonded, the molecule says, not their distances. RDKit's perception, which fails at most nitro groups; so these are made of N(O-)(O-), which it finds.
+    RDKit's perception, which fails at most nitro groups; so these are made of N(O-)(O-), which it finds. `bonded`: the
+    molecule says which atoms are bonded, not their distances.
 
     Raises:
         MoleculeError: as `molecule_from_smiles`; no bond orders found.
