@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := src tests
+PAGE := src/afmol/serve/page
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs clean
+.PHONY: help install demo test lint format docs viewer clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,15 @@ format: $(STAMP)  ## format and mend what can be mended
 docs: $(STAMP)  ## the pages in docs/_build, warnings are errors
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
+
+# The page's viewer, as it is published: https://www.npmjs.com/package/3dmol. Its licence and its SHA-256 stand beside it.
+viewer:  ## take src/afmol/serve/page/3Dmol-min.js from the npm registry again
+	npm pack --silent 3dmol@2.5.5
+	tar xzf 3dmol-2.5.5.tgz package/build/3Dmol-min.js package/LICENSE
+	mv package/build/3Dmol-min.js $(PAGE)/3Dmol-min.js
+	mv package/LICENSE $(PAGE)/3Dmol-LICENSE.txt
+	rm -r 3dmol-2.5.5.tgz package
+	cd $(PAGE) && sha256sum -c 3Dmol-min.js.sha256
 
 # .venv by name: a VENV that was given belongs to whoever made it.
 clean:  ## remove .venv, out/ and caches
