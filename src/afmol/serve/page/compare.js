@@ -13,6 +13,7 @@ export function strips(element, both, [nx, ny, nz], correlations, heights) {
     const [measured, simulated] = parts.map((part) => standardised(slice(part, k)));
     const figure = document.createElement("figure");
     const draw = (values, name, colour) => {
+      if (k === nz - 1) figure.append(Object.assign(document.createElement("span"), { textContent: name, className: "row-name" }));
       const canvas = document.createElement("canvas");
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", `slice ${k + 1}, ${name}`);

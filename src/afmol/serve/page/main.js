@@ -76,7 +76,8 @@ function restore(text) {
 
 function ask(stack, request, payload) {
   $("why").textContent = stack.why;
-  for (const [id, name] of [["askSize", "size"], ["askHeights", "heights"]]) $(id).hidden = !stack.lacks.includes(name);
+  $("askHeights").hidden = !stack.lacks.includes("heights");
+  for (const [k, id] of ["lx", "ly"].entries()) $(id).value = stack.lacks.includes("size") ? "" : stack.size[k].toPrecision(5);
   $("askChannel").hidden = !request.files?.some(([name]) => name.endsWith(".sxm"));
   const k = stack.shape[2] - 1;
   const values = slice(stack, k);
@@ -87,7 +88,7 @@ function ask(stack, request, payload) {
     if (dialog.returnValue !== "go") return tell("Not opened.");
     const numbers = $("heights").value.split(/[\s,;]+/).filter(Boolean).map(Number);
     const given = { ...request };
-    if (stack.lacks.includes("size")) given.size = [Number($("lx").value), Number($("ly").value)];
+    given.size = [Number($("lx").value), Number($("ly").value)];
     if (stack.lacks.includes("heights")) given.heights = numbers;
     if ($("channel").value) given.channel = $("channel").value;
     open(given, payload);
@@ -108,6 +109,17 @@ async function predict() {
   const n = record.atoms.length;
   tell(n ? `${n} atoms in ${((performance.now() - start) / 1000).toFixed(1)} s.` : "No atom was found.");
   simulate();
+}
+
+/** The slices the other way round, for a stack that says no heights. */
+async function reverse() {
+  const { stack } = state;
+  const nz = stack.shape[2];
+  const data = stack.data.map((_, p) => stack.data[p - (p % nz) + (nz - 1 - (p % nz))]);
+  Object.assign(state, { stack: { ...stack, data }, molecule: null, past: [], future: [], slice: nz - 1 - state.slice });
+  chosen = -1;
+  all();
+  await predict();
 }
 
 // Editing
@@ -241,6 +253,7 @@ function all() {
   $("undo").disabled = !state.past.length;
   $("redo").disabled = !state.future.length;
   $("predict").disabled = false;
+  $("reverse").hidden = Boolean(stack.heights);
   $("fit").disabled = !molecule?.atoms.length;
   for (const button of document.querySelectorAll("[data-format], #save")) button.disabled = !molecule;
   const wrong = molecule ? [...problems(molecule).values()] : [];
@@ -388,6 +401,7 @@ $("cancel").onclick = () => running?.abort();
 $("slice").oninput = (e) => turn(Number(e.target.value));
 $("low").oninput = $("high").oninput = image;
 $("shown").onchange = atoms;
+$("reverse").onclick = reverse;
 $("undo").onclick = undo;
 $("redo").onclick = redo;
 $("add").onclick = () => setMode("add");
