@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from .config import config_from_dict, config_to_dict
-from .errors import ConfigError, WeightsError
+from .errors import AfmolError, ConfigError, WeightsError
 from .files import write_file
+from .limits import check_claim
 from .model import MODELS, ImageModel, build
 
 FORMAT, TRAINING = "afmol-weights", "afmol-training"
@@ -27,14 +28,22 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a .safetensors file; WeightsError if it is none."""
+    """Tensors and metadata of a .safetensors file; WeightsError if it is none, or holds values that are not finite."""
     try:
+        check_claim(Path(path).stat().st_size, str(path), WeightsError)  # it holds whatever it claims
         with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except AfmolError:
+        raise
     except FileNotFoundError as error:
         raise WeightsError(f"There is no weight file {path}.") from error
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is not a weight file of afmol (.safetensors): {error}.") from error
+    except Exception as error:  # SafetensorError, OSError, and what a damaged header makes of torch
+        why = " ".join(str(error).split())
+        raise WeightsError(f"{path} is not a weight file of afmol (.safetensors): {why}.") from error
+    wrong = next((k for k, v in tensors.items() if v.is_floating_point() and not v.float().isfinite().all()), None)
+    if wrong is not None:
+        raise WeightsError(f"{path} holds values that are not finite ({wrong}); it is damaged, or training diverged.")
+    return tensors, metadata
 
 
 def save_model(model: nn.Module, path: str | Path, name: str, half: bool = True) -> None:
@@ -64,6 +73,8 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Any, str]:
         raise WeightsError(f"{path} holds tensors but no afmol weights.")
     try:
         version = int(metadata["version"])
+        if version < 1:
+            raise ValueError("formats count from 1")
         if version > VERSION:
             raise WeightsError(f"{path} has format {version}, newer than this afmol reads ({VERSION}); update.")
         config = json.loads(metadata["config"])
@@ -71,9 +82,12 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Any, str]:
             tensors, config = upgrade(tensors, config)
         if config["kind"] not in MODELS:
             raise WeightsError(f"{path} holds a model {config['kind']!r}, which this afmol does not know; update.")
-        model = build(config_from_dict(MODELS[config["kind"]][0], config))
+        held = sum(v.numel() for v in tensors.values())
+        model = build(config_from_dict(MODELS[config["kind"]][0], config), held)
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, ConfigError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # a configuration of anything may make torch raise anything
         raise WeightsError(f"{path} is damaged: its weights do not fit its configuration.") from error
     return model.eval(), metadata.get("name", path.stem)
 
