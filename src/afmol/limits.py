@@ -19,8 +19,8 @@ EXPANSION = 100
 a bomb 1000 times."""
 SMALL_SHARE = 2**10
 """What is smaller than the limit by this may expand as it likes."""
-TEXT = 64
-"""Bytes that a character of text may take once it is parsed: a cell of one digit becomes a string in a list."""
+TEXT = 256
+"""Bytes that a character of text may take once it is parsed: a digit becomes a string in a list, a line an atom."""
 PAIR = 48
 """Bytes that two atoms take in a table of distances, with what is needed to make it."""
 
