@@ -1,12 +1,15 @@
 PYTHON ?= python3
 VENV ?= .venv
+SEED ?= 0
+START ?= 0
+COUNT ?= 100000
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := src tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs clean
+.PHONY: help install demo test fuzz lint format docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +27,9 @@ demo: $(STAMP)  ## predict an example: a table here, files in out/
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP)  ## mutated files through every reader: make fuzz SEED=1 START=0 COUNT=100000
+	$(BIN)/python tests/fuzz.py --seed $(SEED) --start $(START) --count $(COUNT) --out out/fuzz
 
 lint: $(STAMP)  ## format, rules and types, changing nothing
 	$(BIN)/ruff format --check $(CODE)

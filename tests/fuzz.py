@@ -4,9 +4,9 @@
     python tests/fuzz.py --count 100000 --start 100000    # goes on there
     python tests/fuzz.py --start 4711 --count 1 --workers 0    # one input once more, with its traceback
 
-Input k is a function of (seed, k) alone: the hand-made ones of `corpus` first, then mutated versions of small files that
-afmol's own writers make. A finding is an exception that is no AfmolError, a message that is no sentence, a result that
-is none, a crash, SECONDS without an answer, or more than MEGABYTES; its files are kept in --out, with a note.
+Input k is a function of (seed, k) alone: the hand-made ones of `corpus` first, then mutated versions of small files
+that afmol's own writers make. A finding is an exception that is no AfmolError, a message that is no sentence, a result
+that is none, a crash, SECONDS without an answer, or more than MEGABYTES; its files are kept in --out, with a note.
 """
 
 import argparse
@@ -206,6 +206,9 @@ def targets(folder: Path) -> dict[str, Target]:
             file["train/xyz"] = rows
 
     training = Training.new()
+    weights = written("w.safetensors", lambda p: save_model(training.model, p, "tiny"))
+    checkpoint = written("c.safetensors", lambda p: save_training(p, *training, None, 3, {"seed": 1}))
+    weights, checkpoint = ({k: _sorted_tensors(v) for k, v in files.items()} for files in (weights, checkpoint))
     metrics = [
         {"step": k, "loss": 1.5 - k / 9, "validation": {"f1": 0.5}, "samples_per_second": 30.0} for k in range(5)
     ]
@@ -257,19 +260,23 @@ def targets(folder: Path) -> dict[str, Target]:
                 {"a.csv": text[0].encode()},
                 {"a.tsv": text[0].replace(",", "\t").encode()},
                 {"a.smi": text[1].encode()},
-                {"a.smi.gz": gzip.compress(text[1].encode() * 9)},
+                {"a.smi.gz": gzip.compress(text[1].encode() * 9, mtime=0)},
                 {"a.xyz": frames},
-                {"a.xyz.gz": gzip.compress(frames)},
+                {"a.xyz.gz": gzip.compress(frames, mtime=0)},
                 {"a.sdf": blocks},
             ),
             2.0,
         ),
         "tar": Target(tar_file, ({"a.tar": tar.read_bytes()},)),
         "graph-afm": Target(hdf5_set, (written("a.hdf5", graph_afm),)),
-        "weights": Target(weight_file, (written("w.safetensors", lambda p: save_model(training.model, p, "tiny")),), 0.2),
+        "weights": Target(
+            weight_file,
+            (weights,),
+            0.2,
+        ),
         "checkpoint": Target(
             checkpoint_file,
-            (written("c.safetensors", lambda p: save_training(p, *training, None, 3, {"seed": 1})),),
+            (checkpoint,),
             0.05,
         ),
         "toml": Target(toml_file, tuple({f"{name}.toml": value.encode()} for name, value in toml.items()), 2.0),
@@ -350,7 +357,7 @@ def _corpus() -> Iterator[tuple[str, Files]]:
             {f"{k}.gsf": b"Gwyddion Simple Field 1.0\nXRes = " + size + b"\nYRes = 1\n\0\0\0\0" for k in range(2)},
         )
     for piece in (b"\0" * 2**22, b"C\n" * 2**21, b"x" * 2**23):
-        yield "entries", {"a.smi.gz": gzip.compress(piece)}
+        yield "entries", {"a.smi.gz": gzip.compress(piece, mtime=0)}
     for text in (b"{" + b'"a":[' * 5000, b'{"__metadata__": {"format": "afmol-weights"}}', b"{}"):
         yield "weights", {"w.safetensors": struct.pack("<Q", len(text)) + text}
 
@@ -450,6 +457,13 @@ def _unpack_tensors(content: bytes) -> Files:
     return {"header": content[8 : 8 + length], "data": content[8 + length :]}
 
 
+def _sorted_tensors(content: bytes) -> bytes:
+    """With the metadata in one order, which the library leaves open."""
+    parts = _unpack_tensors(content)
+    header = json.dumps(json.loads(parts["header"]), sort_keys=True).encode()
+    return _pack_tensors(parts | {"header": header})
+
+
 def _pack_tensors(parts: Files) -> bytes:
     return struct.pack("<Q", len(parts["header"])) + parts["header"] + parts["data"]
 
@@ -468,7 +482,7 @@ INSIDE: dict[str, tuple[Callable[[bytes], Files], Callable[[Files], bytes]]] = {
     ".npz": (unpack_npz, pack_npz),
     ".safetensors": (_unpack_tensors, _pack_tensors),
     "train_00000.h5": (_unpack_shard, _pack_shard),
-    ".gz": (lambda content: {"text": gzip.decompress(content)}, lambda parts: gzip.compress(parts["text"], 1)),
+    ".gz": (lambda content: {"text": gzip.decompress(content)}, lambda parts: gzip.compress(parts["text"], 1, mtime=0)),
 }
 """By how a name ends: what a checksum or a compression keeps mutations from, taken out and put back."""
 

@@ -171,15 +171,16 @@ def load_training(
         raise WeightsError(f"{path} is not a training checkpoint.")
     if "origin" not in metadata:
         raise WeightsError(f"{path} is of an afmol before format 3; finish that run with it, or train anew.")
-    before, now = json.loads(metadata["origin"]), json.loads(json.dumps(origin))
+    try:
+        before, step, parts = json.loads(metadata["origin"]), int(metadata["step"]), _parts(tensors)
+        state = _optimizer_state(parts["optimizer"], optimizer)
+    except Exception as error:  # JSON and names of anything
+        raise WeightsError(f"{path} is damaged; remove it and go on from an older one, or train anew.") from error
+    now = json.loads(json.dumps(origin))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             what = f"another {name}" if isinstance(before.get(name), dict) else f"{name} {before.get(name)}"
             raise ConfigError(f"{path} is of a run with {what}; go on with the same, or in another folder.")
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-    for key, value in tensors.items():
-        part, _, name = key.partition(".")
-        parts[part][name] = value
     if bool(parts["average"]) != (average is not None):
         raise ConfigError(f"{path} is of a run with{'' if average is None else 'out'} an average of the weights.")
     try:
@@ -190,9 +191,26 @@ def load_training(
         raise WeightsError(
             f"{path} is the checkpoint of another model; remove it or train into another folder."
         ) from error
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return step
+
+
+def _parts(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a training checkpoint by what they belong to. KeyError: none of these."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = value
+    return parts
+
+
+def _optimizer_state(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """What an optimizer remembers of each parameter, alike for all. ValueError: not of these parameters."""
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in parts["optimizer"].items():
+    for key, value in tensors.items():
         i, _, name = key.partition(".")
         state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    return int(metadata["step"])
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if len({frozenset(kept) for kept in state.values()}) > 1 or not state.keys() <= set(range(len(parameters))):
+        raise ValueError("not what one optimizer keeps")
+    return state
