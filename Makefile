@@ -1,5 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
+SEED ?= 0
+START ?= 0
+COUNT ?= 100000
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -7,7 +10,7 @@ CODE := src tests
 PAGE := src/afmol/serve/page
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs viewer clean
+.PHONY: help install demo test fuzz lint format docs viewer clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +28,9 @@ demo: $(STAMP)  ## predict an example: a table here, files in out/
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP)  ## mutated files through every reader: make fuzz SEED=1 START=0 COUNT=100000
+	$(BIN)/python tests/fuzz.py --seed $(SEED) --start $(START) --count $(COUNT) --out out/fuzz
 
 lint: $(STAMP)  ## format, rules and types, changing nothing
 	$(BIN)/ruff format --check $(CODE)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from afmol.errors import ScanError
-from afmol.resampling import resampled
+from afmol.resampling import resampled, usable
 from afmol.structures import Scan
 
 PIXEL, SLICES, STEP = 0.25, 10, 0.14
@@ -45,6 +45,38 @@ def test_known_heights_are_resampled_from_the_closest_slice():
     assert np.allclose(narrow[0, 0], np.linspace(0.5, 0, 10), atol=1e-5)
 
 
+def in_units(unit: float) -> Scan:
+    """Ten slices 0.1 A apart, their heights in units of 1 / `unit` A: 1e-10 for metres, 0.1 for nm, 100 for pm."""
+    return Scan(np.random.default_rng(0).random((40, 40, 10)), (10.0, 10.0), unit * np.linspace(4.5, 3.6, 10))
+
+
+def test_heights_in_angstrom_pass_with_repeats_that_drift(caplog):
+    heights = np.repeat(np.linspace(1.5, 0, 16), 2) - np.tile([0, 1e-4], 16)
+    scan = Scan(np.random.default_rng(0).random((40, 40, 32)), (10.0, 10.0), heights)
+    assert usable(scan) is scan
+    assert usable(in_units(1.0)) is not None
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_constant_slice_is_left_out_with_a_word(known, caplog):
+    data = np.random.default_rng(0).random((40, 40, 6)).astype(np.float32)
+    heights = np.linspace(0.5, 0, 6) if known else None
+    spoilt = data.copy()
+    spoilt[:, :, [1, 4]] = 7.0
+    with caplog.at_level("WARNING"):
+        found = usable(Scan(spoilt, (10.0, 10.0), heights, "a.npz"))
+    assert [record.getMessage() for record in caplog.records] == ["a.npz: slices 2, 5 of 6 are constant and left out."]
+    assert np.array_equal(found.data, data[:, :, [0, 2, 3, 5]])
+    if known:
+        assert found.heights.tolist() == heights[[0, 2, 3, 5]].tolist()
+        whole, _ = resampled(Scan(data, (10.0, 10.0), heights), PIXEL, SLICES, STEP)
+        stack, _ = resampled(Scan(spoilt, (10.0, 10.0), heights), PIXEL, SLICES, STEP)
+        assert np.allclose(stack[..., -1], whole[..., -1])  # the closest slice is where it was
+    else:
+        assert found.heights is None
+
+
 @pytest.mark.parametrize(
     ("scan", "words"),
     [
@@ -52,6 +84,9 @@ def test_known_heights_are_resampled_from_the_closest_slice():
         (Scan(np.random.default_rng(0).random((40, 40, 2)), (10.0, 10.0)), "2 slices only"),
         (Scan(np.ones((40, 40, 5)), (10.0, 10.0)), "Every slice is constant"),
         (Scan(np.stack([np.eye(40), np.ones((40, 40)), np.eye(40)], -1), (10.0, 10.0)), "Slice 2 of 3 is constant"),
+        (in_units(1e-10), r"1e-11 A apart.*are the heights in Angstrom"),
+        (in_units(0.1), r"0\.01 A apart.*are the heights in Angstrom"),
+        (in_units(100.0), r"10 A apart.*are the heights in Angstrom"),
         (Scan(np.random.default_rng(0).random((40, 40, 5)), (3.9, 10.0)), "at least 4 A"),
         (Scan(np.random.default_rng(0).random((5000, 5, 3)), (5.0, 5.0)), "0.001"),
         (Scan(np.random.default_rng(0).random((5, 5, 5)), (50.0, 50.0)), "10 x 10 A"),

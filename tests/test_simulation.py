@@ -483,9 +483,14 @@ def test_heights_must_descend(heights):
 )
 def test_atoms_that_make_no_sense_are_refused(change, words):
     atoms = {"positions": 1.5 * np.eye(3), "charges": np.zeros(3)}
-    what = Molecule(numbers=np.array([6, 6, 8]), bonds=NO_BONDS, **{k: change.get(k, v) for k, v in atoms.items()})
-    with pytest.raises(MoleculeError, match=words):
+    own = {k: change.get(k, v) for k, v in atoms.items()}
+
+    def made() -> None:
+        what = Molecule(numbers=np.array([6, 6, 8]), bonds=NO_BONDS, **own)
         simulate(what, Tip(), parallel=False, **{k: v for k, v in change.items() if k.startswith("lj")})
+
+    with pytest.raises(MoleculeError, match=words):
+        made()
 
 
 def test_unknown_weights_are_refused():

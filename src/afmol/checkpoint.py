@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from .config import config_from_dict, config_to_dict
-from .errors import ConfigError, WeightsError
+from .errors import AfmolError, ConfigError, WeightsError
 from .files import write_file
+from .limits import check_claim
 from .model import MODELS, ImageModel, build
 
 FORMAT, TRAINING = "afmol-weights", "afmol-training"
@@ -27,14 +28,22 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a .safetensors file; WeightsError if it is none."""
+    """Tensors and metadata of a .safetensors file; WeightsError if it is none, or holds values that are not finite."""
     try:
+        check_claim(Path(path).stat().st_size, str(path), WeightsError)  # it holds whatever it claims
         with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except AfmolError:
+        raise
     except FileNotFoundError as error:
         raise WeightsError(f"There is no weight file {path}.") from error
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is not a weight file of afmol (.safetensors): {error}.") from error
+    except Exception as error:  # SafetensorError, OSError, and what a damaged header makes of torch
+        why = " ".join(str(error).split())
+        raise WeightsError(f"{path} is not a weight file of afmol (.safetensors): {why}.") from error
+    wrong = next((k for k, v in tensors.items() if v.is_floating_point() and not v.float().isfinite().all()), None)
+    if wrong is not None:
+        raise WeightsError(f"{path} holds values that are not finite ({wrong}); it is damaged, or training diverged.")
+    return tensors, metadata
 
 
 def save_model(model: nn.Module, path: str | Path, name: str, half: bool = True) -> None:
@@ -64,6 +73,8 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Any, str]:
         raise WeightsError(f"{path} holds tensors but no afmol weights.")
     try:
         version = int(metadata["version"])
+        if version < 1:
+            raise ValueError("formats count from 1")
         if version > VERSION:
             raise WeightsError(f"{path} has format {version}, newer than this afmol reads ({VERSION}); update.")
         config = json.loads(metadata["config"])
@@ -71,9 +82,12 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Any, str]:
             tensors, config = upgrade(tensors, config)
         if config["kind"] not in MODELS:
             raise WeightsError(f"{path} holds a model {config['kind']!r}, which this afmol does not know; update.")
-        model = build(config_from_dict(MODELS[config["kind"]][0], config))
+        held = sum(v.numel() for v in tensors.values())
+        model = build(config_from_dict(MODELS[config["kind"]][0], config), held)
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, ConfigError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # a configuration of anything may make torch raise anything
         raise WeightsError(f"{path} is damaged: its weights do not fit its configuration.") from error
     return model.eval(), metadata.get("name", path.stem)
 
@@ -157,15 +171,16 @@ def load_training(
         raise WeightsError(f"{path} is not a training checkpoint.")
     if "origin" not in metadata:
         raise WeightsError(f"{path} is of an afmol before format 3; finish that run with it, or train anew.")
-    before, now = json.loads(metadata["origin"]), json.loads(json.dumps(origin))
+    try:
+        before, step, parts = json.loads(metadata["origin"]), int(metadata["step"]), _parts(tensors)
+        state = _optimizer_state(parts["optimizer"], optimizer)
+    except Exception as error:  # JSON and names of anything
+        raise WeightsError(f"{path} is damaged; remove it and go on from an older one, or train anew.") from error
+    now = json.loads(json.dumps(origin))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             what = f"another {name}" if isinstance(before.get(name), dict) else f"{name} {before.get(name)}"
             raise ConfigError(f"{path} is of a run with {what}; go on with the same, or in another folder.")
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-    for key, value in tensors.items():
-        part, _, name = key.partition(".")
-        parts[part][name] = value
     if bool(parts["average"]) != (average is not None):
         raise ConfigError(f"{path} is of a run with{'' if average is None else 'out'} an average of the weights.")
     try:
@@ -176,9 +191,26 @@ def load_training(
         raise WeightsError(
             f"{path} is the checkpoint of another model; remove it or train into another folder."
         ) from error
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return step
+
+
+def _parts(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a training checkpoint by what they belong to. KeyError: none of these."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = value
+    return parts
+
+
+def _optimizer_state(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """What an optimizer remembers of each parameter, alike for all. ValueError: not of these parameters."""
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in parts["optimizer"].items():
+    for key, value in tensors.items():
         i, _, name = key.partition(".")
         state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    return int(metadata["step"])
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if len({frozenset(kept) for kept in state.values()}) > 1 or not state.keys() <= set(range(len(parameters))):
+        raise ValueError("not what one optimizer keeps")
+    return state

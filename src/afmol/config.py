@@ -10,7 +10,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from .errors import ConfigError
+from .errors import ConfigError, reading
+from .limits import read_text
 
 T = TypeVar("T")
 
@@ -49,16 +50,20 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 def config_from_toml(kind: type[T], path: str | Path) -> T:
     """A config dataclass from a TOML file; ConfigError if it cannot be read."""
-    return config_from_dict(kind, read_toml(path), Path(path).name)
+    with reading(path, "a TOML configuration", ConfigError):  # whatever its values do
+        return config_from_dict(kind, read_toml(path), Path(path).name)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """What a TOML file says; ConfigError if it cannot be read."""
     try:
-        return tomllib.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        why = str(getattr(error, "strerror", None) or error)
-        raise ConfigError(f"{path} cannot be read as a TOML configuration: {why}.") from error
+        with reading(path, "a TOML configuration", ConfigError):
+            return tomllib.loads(read_text(Path(path), ConfigError))
+    except ConfigError as error:
+        if isinstance(error.__cause__, OSError | UnicodeDecodeError | tomllib.TOMLDecodeError):
+            why = str(getattr(error.__cause__, "strerror", None) or error.__cause__)  # which says the line
+            raise ConfigError(f"{path} cannot be read as a TOML configuration: {why}.") from error
+        raise
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
@@ -75,7 +80,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     value = _tuples(value)
     if not _fits(kind, value):
         name = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-        raise ConfigError(f"{where} must be of type {name}, not {value!r}.")
+        raise ConfigError(f"{where} must be of type {name}, not {_shown(value)}.")
     return value
 
 
@@ -90,7 +95,7 @@ def _chosen(kinds: tuple[Any, ...], value: dict[str, Any], where: str) -> Any:
     """The member of a union of config dataclasses that a table's `kind` names; the first where it names none."""
     names = {str(f.default): k for k in kinds for f in dataclasses.fields(k) if f.name == "kind"}
     if value.get("kind", next(iter(names))) not in names:
-        raise ConfigError(f"{where}.kind must be one of {', '.join(names)}, not {value['kind']!r}.")
+        raise ConfigError(f"{where}.kind must be one of {', '.join(names)}, not {_shown(value['kind'])}.")
     return names[value["kind"]] if "kind" in value else kinds[0]
 
 
@@ -102,7 +107,17 @@ def _fits(kind: Any, value: Any) -> bool:
         kinds = get_args(kind)
         kinds = kinds[:1] * len(value) if isinstance(value, tuple) and kinds[-1] is ... else kinds
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, kinds, value))
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return False  # nothing that counts is so large, and libraries take no more
     return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; nothing so large that Python would not write it."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _tuples(value: Any) -> Any:

@@ -1,8 +1,26 @@
 """What a user can get wrong: one family of errors, each with a sentence that says what to do."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+LONGEST = 300
+"""Characters of a message: a damaged file may put megabytes into one."""
+
+
+def shortened(text: str) -> str:
+    """A text of at most LONGEST characters: its middle, which is what it cites, gives way."""
+    gap = " [...] "
+    head = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:head]}{gap}{text[head + len(gap) - LONGEST :]}"
+
 
 class AfmolError(Exception):
     """Base of every error that the user can mend; the command line prints its text and exits with 2."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(shortened(text))
 
 
 class ScanError(AfmolError):
@@ -28,3 +46,22 @@ class WeightsError(AfmolError):
 
 class ConfigError(AfmolError):
     """A configuration, output folder or command line that cannot be used."""
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, what: str, error_type: type[AfmolError], name: str = "") -> Iterator[None]:
+    """Whatever is raised while a file is read as `what`, as one sentence about it, or about `name`, a piece of it."""
+    try:
+        yield
+    except AfmolError:
+        raise
+    except FileNotFoundError as error:
+        raise error_type(f"{path} does not exist; check the path.") from error
+    except MemoryError as error:
+        raise error_type(f"{name or path} takes more memory than there is; give a smaller file.") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise error_type(f"{path} cannot be read ({os.strerror(error.errno).lower()}).") from error
+        # Libraries raise nearly everything on damaged bytes; for the user it is one case.
+        text = f"{name or path} cannot be read as {what}; it is damaged, cut off or something else."
+        raise error_type(text) from error

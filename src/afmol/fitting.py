@@ -25,7 +25,7 @@ from .data.chemistry import with_charges
 from .errors import ConfigError, MoleculeError, ScanError
 from .files import make_folder, write_file, write_molecule
 from .plots.fit import fit_picture
-from .resampling import check
+from .resampling import usable, with_images
 from .simulation import FORCES, TIPS, Grid, Tip, TipParameters, force_stacks, standard_heights
 from .structures import Molecule, Scan
 
@@ -144,7 +144,7 @@ def fit(
         ScanError: a stack that cannot be read. MoleculeError: a molecule that cannot be simulated, or has no charges.
     """
     config = config or FitConfig()
-    check(scan)
+    scan = usable(scan)
     if len(molecule) < 2:
         raise ScanError("A molecule of two atoms or more is needed: one atom fits everywhere.")
     if config.charges == "mmff94" or molecule.charges is None:
@@ -383,5 +383,5 @@ def write_fit(result: Fit, molecule: Molecule, measured: Scan, image: Scan, out:
     record = {f.name: getattr(result, f.name) for f in fields(result)}
     write_file(paths[0], f"{json.dumps(record, indent=1)}\n".encode())
     write_molecule(molecule, paths[1])
-    fit_picture(measured, image, result.per_slice, molecule, paths[2])
+    fit_picture(with_images(measured), image, result.per_slice, molecule, paths[2])
     return paths

@@ -41,11 +41,10 @@ class ImagingConfig:
     """Of orientation and noise."""
 
     def __post_init__(self) -> None:
-        positive = ("pixel", "step", "amplitude", "slices", "distance")
-        wrong = next(
-            (name for name in positive if getattr(self, name) is not None and not getattr(self, name) > 0), None
-        )
-        if wrong or self.noise < 0:
+        positive = ("pixel", "step", "amplitude", "slices", "distance", "size")
+        given = {name: np.ravel(getattr(self, name)) for name in positive if getattr(self, name) is not None}
+        wrong = next((name for name, values in given.items() if not ((values > 0) & (values < np.inf)).all()), None)
+        if wrong or not 0 <= self.noise < np.inf:
             raise ConfigError(f"--{wrong or 'noise'} must be positive.")
 
 

@@ -1,5 +1,8 @@
 """Scans of any width, pixel size and number of slices -> the ones that networks take."""
 
+import logging
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,17 +19,55 @@ LONGEST_SIDE = 300.0
 """A: a larger image should be cropped to the molecule first."""
 PIXELS = (0.01, 1.0)
 """A: pixel sizes that can be right; atoms are a good 1 A apart."""
+SPACINGS = (0.015, 5.0)
+"""A: mean distances of different heights that can be right; those of an image stack are 0.05 to 0.5 A."""
+
+_LOG = logging.getLogger(__name__)
 
 
-def check(scan: Scan) -> None:
-    """Raise the ScanError that says why no model can read this scan, if there is a reason."""
+def with_images(scan: Scan) -> Scan:
+    """The scan without its constant slices, which are no images."""
+    images = np.ptp(scan.data, axis=(0, 1)) > 0
+    if images.all():
+        return scan
+    heights = None if scan.heights is None else scan.heights[images]
+    return replace(scan, data=np.ascontiguousarray(scan.data[:, :, images]), heights=heights)
+
+
+def usable(scan: Scan) -> Scan:
+    """The scan as models can read it: without its constant slices, which a logged warning names.
+
+    Raises:
+        ScanError: a reason why no model can read it.
+    """
     nz = scan.data.shape[2]
     if nz < FEWEST_SLICES:
         raise ScanError(f"{nz} slice{'s' if nz > 1 else ''} only; at least {FEWEST_SLICES} heights are needed.")
-    flat = np.flatnonzero(np.ptp(scan.data, axis=(0, 1)) == 0)
-    if len(flat):
-        what = "Every slice" if len(flat) == nz else f"Slice {flat[0] + 1} of {nz}"
-        raise ScanError(f"{what} is constant: there is no image to read.")
+    flat = [str(k + 1) for k in np.flatnonzero(np.ptp(scan.data, axis=(0, 1)) == 0)]
+    if len(flat) == nz:
+        raise ScanError("Every slice is constant: there is no image to read.")
+    if flat:
+        many = len(flat) > 1
+        named = f"lice{'s' * many} {', '.join(flat[:8])}{', ...' * (len(flat) > 8)} of {nz} {'are' if many else 'is'}"
+        if nz - len(flat) < FEWEST_SLICES:
+            raise ScanError(f"S{named} constant: too few images are left; at least {FEWEST_SLICES} are needed.")
+        _LOG.warning("%s: s%s constant and left out.", scan.source or "scan", named)
+        scan = with_images(scan)
+    _check_lengths(scan)
+    return scan
+
+
+def _check_lengths(scan: Scan) -> None:
+    """Refuse sizes and heights that can be none in Angstrom."""
+    if scan.heights is not None and (span := float(np.ptp(scan.heights))) > 0:
+        # Repeats that drift tells apart are one height.
+        different = len(np.unique(np.round((scan.heights - scan.heights.min()) / span, 3)))
+        spacing = span / (different - 1)
+        if not SPACINGS[0] <= spacing <= SPACINGS[1]:
+            raise ScanError(
+                f"The slices are {spacing:.3g} A apart, outside {SPACINGS[0]:g}-{SPACINGS[1]:g} A "
+                "(are the heights in Angstrom?)."
+            )
     if min(scan.size) < SHORTEST_SIDE:
         raise ScanError(
             f"The image measures {scan.size[0]:g} x {scan.size[1]:g} A; at least {SHORTEST_SIDE:g} A a side are needed "
@@ -52,12 +93,12 @@ def resampled(
     They differ from 1 by less than half a pixel over the image: pixels are whole.
 
     Args:
-        scan: any that `check` lets pass.
+        scan: any that `usable` lets pass.
         pixel: A.
         slices: how many.
         widest_step: largest spacing of the slices where heights are known, A.
     """
-    check(scan)
+    scan = usable(scan)
     data = torch.from_numpy(_slices_for(scan, slices, widest_step).astype(np.float32)).permute(2, 0, 1)[None]
     shape = [max(8, round(side / pixel)) for side in scan.size]
     images = F.interpolate(data, shape, mode="bilinear", antialias=True, align_corners=False)

@@ -11,9 +11,16 @@ from jaxtyping import Bool, Float, Int
 
 from .elements import BY_NUMBER, CATEGORIES, element_index
 from .errors import MoleculeError, ScanError
+from .limits import check_atoms_claim
 
 OVERLAP = 0.5
 """Atoms closer than this, A, are a mistake: no bond is shorter than 0.7 A."""
+WIDEST = 1000.0
+"""Atoms further apart than this along an axis, A, are a mistake: no image is larger than 300 A."""
+LARGEST_CHARGE = 20.0
+"""Partial charges beyond this, e, are a mistake: no nucleus carries as much in a molecule."""
+HIGHEST = 1e6
+"""Tip heights beyond this, A, are a mistake: a tenth of a millimetre, more than any piezo moves."""
 LIKELY = 0.5
 """A listed bond with more than this probability is predicted."""
 
@@ -24,6 +31,27 @@ def closest_atoms(positions: Float[np.ndarray, "n 3"]) -> tuple[float, int, int]
     squares.flat[:: len(positions) + 1] = np.inf
     i, j = np.unravel_index(squares.argmin(), squares.shape)
     return float(squares[i, j] ** 0.5), int(i), int(j)
+
+
+def check_atoms(positions: Float[np.ndarray, "n 3"], charges: Float[np.ndarray, " n"] | None = None) -> None:
+    """Refuse, with a MoleculeError, atoms that no molecule has: on top of each other, far apart, with charges that are
+    not finite or too large, more than a table of their distances has room for."""
+    check_atoms_claim(len(positions), MoleculeError)
+    if not np.isfinite(positions).all() or not (charges is None or np.isfinite(charges).all()):
+        raise MoleculeError("Positions and charges of atoms must be finite numbers.")
+    if charges is not None and (np.abs(charges) > LARGEST_CHARGE).any():
+        most = charges[np.abs(charges).argmax()]
+        text = f"A charge of {most:.3g} e is none of an atom in a molecule; give partial charges in e."
+        raise MoleculeError(text, "charges too large")
+    with np.errstate(over="ignore"):
+        width = float(np.ptp(positions, axis=0).max(initial=0.0)) if len(positions) else 0.0
+    if width > WIDEST:
+        text = f"Atoms are {width:.3g} A apart, more than {WIDEST:g} A; remove those far away, or give positions in A."
+        raise MoleculeError(text, "atoms far apart")
+    distance, i, j = closest_atoms(positions)
+    if distance < OVERLAP:
+        text = f"Atoms {i} and {j} (from 0) are {distance:.2g} A apart; remove one, or give positions in A."
+        raise MoleculeError(text, "atoms on top of each other")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +83,9 @@ class Scan:
                 raise ScanError(f"{self.data.shape[2]} slices but {len(self.heights)} heights; one each is needed.")
             if not np.isfinite(self.heights).all() or not (np.diff(self.heights) <= 0).all():
                 raise ScanError("Heights must not ascend from slice to slice: the last slice is the closest.")
+            if np.abs(self.heights).max() > HIGHEST:
+                far = self.heights[np.abs(self.heights).argmax()]
+                raise ScanError(f"A height of {far:g} A is none of a tip, more than {HIGHEST:g} A; give heights in A.")
 
     @property
     def pixel(self) -> tuple[float, float]:
@@ -67,7 +98,8 @@ class Molecule:
     """Atoms and bonds; a prediction also carries probabilities.
 
     Raises:
-        MoleculeError: arrays that do not fit together, positions that are not finite, an element afmol does not know.
+        MoleculeError: arrays that do not fit together, positions or charges that are not finite, an element afmol does
+            not know.
     """
 
     positions: Float[np.ndarray, "n 3"]
@@ -94,6 +126,8 @@ class Molecule:
             raise MoleculeError("Bond probabilities must be given for each bond or not at all.")
         if not np.isfinite(self.positions).all():
             raise MoleculeError("Positions must be finite numbers.")
+        if self.charges is not None and not np.isfinite(self.charges).all():
+            raise MoleculeError("Charges must be finite numbers.")
         unknown = sorted({int(z) for z in self.numbers if int(z) not in BY_NUMBER})
         if unknown:
             known = ", ".join(e.symbol for e in BY_NUMBER.values())

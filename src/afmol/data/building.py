@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import io
 import json
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,9 +31,9 @@ from tqdm import tqdm
 from .. import __version__
 from ..elements import ELEMENTS
 from ..errors import ConfigError, MoleculeError
-from ..files import npz_bytes, write_file
+from ..files import npz_arrays, npz_bytes, write_file
 from ..files.molecules import parse_xyz
-from ..structures import OVERLAP, Molecule, closest_atoms
+from ..structures import Molecule, check_atoms
 from . import chemistry
 from .entries import Entry, check_source, read_entries, source_format
 from .molecules import FLAT, MAX_ATOMS, PARTS, MoleculeSet, Part, balance, joined, molecule_set, write_molecules
@@ -220,11 +221,11 @@ def _part_bytes(chunk: Chunk, config: BuildConfig) -> bytes:
 def _read_part(path: Path, key: str) -> tuple[MoleculeSet, dict[str, Any]] | None:
     """The molecules of a part, and what is said about its entries; None: missing, damaged, or another chunk's."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with zipfile.ZipFile(path) as stored:
             # numpy compares the checksum of what it reads, and reads less where the length of an array is damaged
-            if stored.zip.testzip() is not None:
+            if stored.testzip() is not None:
                 return None
-            arrays = dict(stored)
+        _, arrays = npz_arrays(path, None, f"{path}: ", MoleculeError)
         about = json.loads(arrays.pop("about").item())
         return (MoleculeSet(**arrays), about) if about["key"] == key else None
     except Exception:
@@ -237,9 +238,7 @@ def _accepted(entry: Entry, kind: str, config: BuildConfig) -> tuple[Molecule, s
     try:
         molecule = _built(entry, kind, config)
         molecule_set([molecule])  # whether it fits
-        distance, _, _ = closest_atoms(molecule.positions)
-        if distance < OVERLAP:
-            raise MoleculeError(f"Two atoms are {distance:.2g} A apart.", "atoms on top of each other")
+        check_atoms(molecule.positions, molecule.charges)
         graph, scaffold = chemistry.skeleton(molecule)
     except MoleculeError:
         raise

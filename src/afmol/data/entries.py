@@ -12,11 +12,13 @@ All but the last also compressed (NAME.smi.gz and so on).
 import csv
 import gzip
 from collections.abc import Callable, Iterable, Iterator
+from io import TextIOBase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import MoleculeError
 from ..files import reading
+from ..limits import TEXT, bounded_lines, check_claim, most_text
 from ..structures import Molecule
 from .molecules import load_molecules
 
@@ -46,12 +48,22 @@ def read_entries(path: Path) -> Iterator[Entry]:
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     with (
         reading(path, source_format(path), MoleculeError),
-        opened(path, "rt", encoding="utf-8-sig", errors="replace") as lines,
+        opened(path, "rt", encoding="utf-8-sig", errors="replace") as file,
     ):
         try:
-            yield from ENTRIES[source_format(path)](lines)
+            yield from ENTRIES[source_format(path)](_lines(file, path))
         except MoleculeError as error:
             raise MoleculeError(f"{path}: {error}") from None
+
+
+def _lines(file: TextIOBase, path: Path) -> Iterator[str]:
+    """The lines of a file; what unpacks to too much of it ends in a MoleculeError."""
+    buffer = getattr(file, "buffer", None)
+    packed: Any = buffer if isinstance(buffer, gzip.GzipFile) else None
+    for number, line in enumerate(bounded_lines(file, path.name, MoleculeError)):
+        if packed is not None and (number % 256 == 0 or len(line) > 2**16):
+            check_claim(packed.tell(), path.name, MoleculeError, stored=packed.fileobj.tell())
+        yield line
 
 
 def check_source(path: Path) -> None:
@@ -92,13 +104,16 @@ def _table(lines: Iterable[str], delimiter: str) -> Iterator[Entry]:
 
 
 def _molfiles(lines: Iterable[str]) -> Iterator[Entry]:
-    number, record, ended = 1, [], False
+    number, record, ended, length, most = 1, [], False, 0, most_text()
     for line in lines:
+        length += len(line)
+        if length > most:
+            check_claim(TEXT * length, "one record", MoleculeError)
         counts = line.rstrip().endswith(("V2000", "V3000"))
         if line.startswith("$$$$") or (ended and counts and len(record) > 3):
             cut = len(record) if line.startswith("$$$$") else len(record) - 3  # $$$$ is missing: the next one has begun
             yield Entry(number, record[0].strip() if record else "", "".join(record[:cut]))
-            number, record, ended = number + 1, record[cut:], False
+            number, record, ended, length = number + 1, record[cut:], False, len(line)
         if not line.startswith("$$$$"):
             record.append(line)
             ended |= line.startswith("M  END")
@@ -109,12 +124,15 @@ def _molfiles(lines: Iterable[str]) -> Iterator[Entry]:
 def _frames(lines: Iterable[str]) -> Iterator[Entry]:
     """A frame ends after as many rows as it says, or before a row that is a number alone: one that lacks rows, or does
     not say how many it has, takes no more than itself."""
-    number, frame, full = 0, [], 0
+    number, frame, full, length, most = 0, [], 0, 0, most_text()
     for line in lines:
+        length += len(line)
+        if length > most:
+            check_claim(TEXT * length, "one frame", MoleculeError)
         if len(frame) == full > 0 or (len(frame) > 1 and line.strip().isdecimal()):
             number += 1
             yield Entry(number, frame[1].strip(), "".join(frame))
-            frame = []
+            frame, length = [], len(line)
         if not frame:
             if not line.strip():
                 continue

@@ -26,9 +26,9 @@ from jaxtyping import Float
 
 from ..elements import NUMBERS, bonds_by_distance
 from ..errors import AfmolError, ConfigError, MoleculeError, ScanError
-from ..files import reading
+from ..files import check_dataset, opened_h5, reading
 from ..files.molecules import xyz_atoms, xyz_rows
-from ..structures import Molecule, Sample, Scan
+from ..structures import Molecule, Sample, Scan, check_atoms
 
 # Damaged or malicious files must not claim all memory.
 MOST_BYTES = 2**26
@@ -109,7 +109,7 @@ def read_hdf5_samples(
     import h5py
 
     path = Path(path)
-    with reading(path, "an HDF5 file", ScanError), h5py.File(path, "r") as file:
+    with reading(path, "an HDF5 file", ScanError), opened_h5(path, f"{path.name}: ", ScanError) as file:
         group = file.get(part)
         if not isinstance(group, h5py.Group):
             raise ScanError(f"{path.name} has no part {part!r} (found: {', '.join(sorted(file)[:8]) or 'nothing'}).")
@@ -130,6 +130,8 @@ def read_hdf5_samples(
                 f"{path.name}: samples of {nx} x {ny} x {nz} values and {atoms.shape[1]} atoms are too large "
                 f"(at most {MOST_VALUES} values, {MOST_ATOMS} atoms)."
             )
+        for dataset in (images, atoms):  # of samples that nobody wrote there would be no end
+            check_dataset(dataset, f"{path.name}: ", ScanError, stored=path.stat().st_size)
         frame = _frame(window, (nx, ny), path.name)
         for k in range(n):
             source = f"{path.name}: {part} {k}"
@@ -327,8 +329,9 @@ def _sample(
         )
     origin, size = frame
     positions, charges, numbers = rows[:, :3] - [*origin, rows[:, 2].max()], rows[:, 3], rows[:, 4].astype(int)
-    bonds = bonds_by_distance(positions, numbers)
     try:
+        check_atoms(positions, charges)
+        bonds = bonds_by_distance(positions, numbers)
         scan = Scan(data, size, source=source)
         return Sample(scan, Molecule(positions, numbers, bonds, charges if charges.any() else None, name=source))
     except AfmolError as error:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from ..elements import BY_NUMBER, ELEMENTS, NUMBERS, element_index
 from ..errors import MoleculeError
-from ..files import reading, write_arrays
+from ..files import npz_arrays, reading, write_arrays
 from ..structures import Molecule
 
 Part = Literal["train", "validation", "test"]
@@ -139,15 +139,13 @@ def load_molecules(path: str | Path, part: Part | None = None) -> MoleculeSet:
         MoleculeError: a file that is missing, damaged, or something else; a part without molecules.
     """
     with reading(path, "a set of molecules (.npz)", MoleculeError), open(path, "rb") as file:
-        stored = np.load(file, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
+        if file.read(6) == np.lib.format.MAGIC_PREFIX:
             raise MoleculeError(f"{path} holds a single array; a set of molecules is an .npz file of several.")
-        with stored:
-            missing = [key for key in MOLECULE_SET_KEYS if key not in stored]
-            if missing:
-                raise MoleculeError(f"{path} is not a set of molecules: it has no array {missing[0]!r}.")
-            arrays = {key: stored[key] for key in MOLECULE_SET_KEYS | OPTIONAL_KEYS if key in stored}
-    _check_arrays(path, arrays)
+        names, arrays = npz_arrays(file, MOLECULE_SET_KEYS | OPTIONAL_KEYS, f"{path}: ", MoleculeError)
+        missing = [key for key in MOLECULE_SET_KEYS if key not in names]
+        if missing:
+            raise MoleculeError(f"{path} is not a set of molecules: it has no array {missing[0]!r}.")
+        _check_arrays(path, arrays)
     arrays["bonds"] = np.sort(arrays["bonds"][:, :2], axis=1)  # the order of the bond, column 3, is not used
     molecules = MoleculeSet(**arrays)
     if part is None or molecules.split is None:

@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..errors import AfmolError, ConfigError, ScanError, ShardError
-from ..files import make_folder, reading, write_file
+from ..files import check_dataset, dataset_array, make_folder, opened_h5, reading, write_file
+from ..limits import check_claim
 from ..resampling import resampled
 from ..structures import Molecule, Sample, Scan
 from .molecules import MoleculeSet, Part, load_molecules
@@ -109,19 +110,32 @@ def read_shard(path: str | Path) -> tuple[Shard, dict[str, Any]]:
     Raises:
         ShardError: missing, cut short, changed since it was written, or something else.
     """
-    import h5py
-
-    content = _bytes(path)
+    content, where = _bytes(path), f"{path}: "
     if _header(content[HEADER:]) != content[:HEADER]:
         raise ShardError(f"{path} is damaged: it is cut short or was changed since it was written; make it again.")
-    with h5py.File(io.BytesIO(content), "r") as file:
+    with (
+        reading(path, "a shard of samples", ShardError),
+        opened_h5(io.BytesIO(content), where, ShardError) as file,
+    ):
         (part,) = (part for part, name in GROUPS.items() if name in file)
         group = file[GROUPS[part]]
         lx, ly = map(float, group.attrs["size"])
-        arrays = {name: group[name][()] for name in ("X", "xyz", "bonds", "n_bonds")}
+        arrays = {name: dataset_array(group[name], where, ShardError) for name in ("X", "xyz", "bonds", "n_bonds")}
         origin = json.loads(group.attrs["origin"])
+        if not _fit_together(**arrays) or not isinstance(origin, dict):
+            raise ShardError(f"{path} is damaged: its arrays do not fit together; make it again.")
     images = arrays.pop("X")[:, 0]
     return Shard(part, images, (lx, ly), **arrays), origin
+
+
+def _fit_together(X: np.ndarray, xyz: np.ndarray, bonds: np.ndarray, n_bonds: np.ndarray) -> bool:
+    """Whether the arrays of a shard are of its layout (docs/samples.md)."""
+    if (X.ndim, xyz.ndim, bonds.ndim, n_bonds.ndim) != (5, 3, 2, 1):
+        return False
+    kinds = "".join(array.dtype.kind for array in (X, xyz, bonds, n_bonds))
+    n, m = len(n_bonds), len(bonds)
+    shapes = X.shape[:2] == (n, 1) and xyz.shape == (n, xyz.shape[1], 5) and bonds.shape == (m, 2)
+    return kinds == "ffii" and shapes and bool((n_bonds >= 0).all()) and int(n_bonds.sum()) == m
 
 
 def checksum(paths: Iterable[str | Path]) -> str:
@@ -135,16 +149,18 @@ def shard_length(path: str | Path) -> int:
     Raises:
         ShardError: missing, damaged at the start, or something else.
     """
-    import h5py
-
     _bytes(path, len(FORMAT))
-    with reading(path, "a shard of samples", ShardError), h5py.File(path, "r") as file:
-        return next(len(file[name]["n_bonds"]) for name in GROUPS.values() if name in file)
+    with reading(path, "a shard of samples", ShardError), opened_h5(path, f"{path}: ", ShardError) as file:
+        counts = next(file[name]["n_bonds"] for name in GROUPS.values() if name in file)
+        check_dataset(counts, f"{path}: ", ShardError)
+        return len(counts)
 
 
 def _bytes(path: str | Path, most: int = -1) -> bytes:
     """A file, or its start, that begins as a shard does."""
     with reading(path, "a shard of samples", ShardError), open(path, "rb") as file:
+        if most < 0:
+            check_claim(Path(path).stat().st_size, str(path), ShardError)
         content = file.read(most)
     if not content.startswith(FORMAT.encode()):
         raise ShardError(f"{path} is not a shard of samples of this version of afmol ({FORMAT}); move it away.")

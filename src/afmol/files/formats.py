@@ -14,12 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from ..errors import AfmolError, ConfigError, MoleculeError, ScanError
+from ..errors import AfmolError, ConfigError, MoleculeError, ScanError, reading
+from ..limits import check_claim
 from ..structures import Molecule, Scan
 from .molecules import mol, read_sdf, read_xyz, sdf, xyz
 from .nanonis import Direction, read_sxm
 from .scans import Stack, assemble, gsf, h5, natural, npz, read_gsf, read_h5, read_npz
-from .storage import reading, write_file
+from .storage import write_file
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,12 @@ def read_scan(
 
     choices = {"channel": channel, "direction": direction}
     read = partial(form.read, **{name: choices[name] for name in form.choices})
-    parts = [_decoded(file, read, ScanError) for file in files]
+    parts, claimed = [], 0
+    for file in files:
+        parts.append(_decoded(file, read, ScanError))
+        if form.holds == "slice":
+            claimed += parts[-1].image.nbytes
+            check_claim(claimed, source, ScanError)
     if form.holds == "slice":
         stack = assemble(files, parts, given, source)
     else:
@@ -120,7 +126,8 @@ def read_molecule(path: str | Path) -> Molecule:
     unknown.
 
     Raises:
-        MoleculeError: nothing there, damaged, no 3D coordinates, or an element afmol does not know.
+        MoleculeError: nothing there, damaged, no 3D coordinates, an element afmol does not know, or atoms that no
+            molecule has (`check_atoms`).
     """
     path = Path(path)
     return _decoded(path, _format(_existing(path, MoleculeError), MOLECULES, MoleculeError).read, MoleculeError)

@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from jaxtyping import Float, Int
 
 from ..elements import bonds_by_distance
 from ..errors import MoleculeError
-from ..structures import Molecule
+from ..limits import TEXT, bounded_lines, check_atoms_claim, check_claim, most_text
+from ..structures import Molecule, check_atoms
 
 if TYPE_CHECKING:
     import rdkit.Chem
@@ -20,8 +22,12 @@ if TYPE_CHECKING:
 
 
 def read_xyz(path: Path) -> Molecule:
-    """The first frame of a file."""
-    return parse_xyz(path.read_text("utf-8", "replace"), path.stem)
+    """The first frame of a file; the others are not looked at."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        lines = bounded_lines(file, path.name, MoleculeError)
+        first = next(lines, "")
+        text = "".join([first, *islice(lines, 1 + _count(first))])
+    return parse_xyz(text, path.stem)
 
 
 def parse_xyz(text: str, name: str) -> Molecule:
@@ -31,15 +37,17 @@ def parse_xyz(text: str, name: str) -> Molecule:
     of both signs whose sum is whole to 0.05; radii, masses and labels have one sign.
 
     Raises:
-        MoleculeError: as of `xyz_rows` and `xyz_atoms`, and of ASE for an extended one.
+        MoleculeError: as of `xyz_rows`, `xyz_atoms` and `check_atoms`, and of ASE for an extended one.
     """
     comment, rows = xyz_rows(text)
     if "Properties=" in comment:
+        _check_columns(comment, rows)
         molecule = _extended(text, name)
     else:
         numbers, positions = xyz_atoms(rows)
         charges = _charges([row[4] for row in rows]) if all(len(row) == 5 for row in rows) else None
         molecule = Molecule(positions, numbers, np.zeros((0, 2), int), charges, name=name)
+    check_atoms(molecule.positions, molecule.charges)
     return replace(molecule, bonds=bonds_by_distance(molecule.positions, molecule.numbers))
 
 
@@ -47,18 +55,44 @@ def xyz_rows(text: str) -> tuple[str, list[list[str]]]:
     """The comment and the cells of each atom of the first frame.
 
     Raises:
-        MoleculeError: no number of atoms, or fewer of them.
+        MoleculeError: no number of atoms, too many, or fewer of them.
     """
     lines = text.split("\n")
-    if not re.fullmatch(r"\s*\d{1,9}\s*", lines[0]) or len(lines) < 2:
-        raise MoleculeError("the first line must be the number of atoms and the second a comment; mend the file.")
-    n = int(lines[0])
-    if n == 0:
-        raise MoleculeError("it holds no atoms; give a file with at least one.")
+    n = _count(lines[0])
+    if len(lines) < 2:
+        raise MoleculeError(_NO_COUNT)
     rows = [line.split() for line in lines[2 : 2 + n] if line.strip()]
     if len(rows) < n:
         raise MoleculeError(f"it should hold {n} atoms but ends before; it is cut off.")
     return lines[1], rows
+
+
+_NO_COUNT = "the first line must be the number of atoms and the second a comment; mend the file."
+
+
+def _count(line: str) -> int:
+    """The number of atoms that the first line of a frame says."""
+    if not re.fullmatch(r"\s*[0-9]{1,9}\s*", line):
+        raise MoleculeError(_NO_COUNT)
+    n = int(line)
+    if n == 0:
+        raise MoleculeError("it holds no atoms; give a file with at least one.")
+    check_atoms_claim(n, MoleculeError)
+    return n
+
+
+def _check_columns(comment: str, rows: list[list[str]]) -> None:
+    """Refuse columns that no row has, before ASE makes room for them."""
+    from ase.io.extxyz import key_val_str_to_dict
+
+    try:
+        columns = str(key_val_str_to_dict(comment.strip()).get("Properties", "")).split(":")[2::3]
+        claimed = sum(map(int, columns))
+    except Exception as error:
+        # As for the atoms below, ASE raises nearly everything.
+        raise MoleculeError("the comment of the extended xyz cannot be read; it is damaged.") from error
+    if claimed > max(map(len, rows)):
+        raise MoleculeError("its comment promises more columns than any atom has; it is damaged.")
 
 
 def xyz_atoms(rows: list[list[str]]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 3"]]:
@@ -194,7 +228,7 @@ def read_sdf(path: Path) -> Molecule:
 
     with rdBase.BlockLogs():
         supplier = Chem.SDMolSupplier()
-        supplier.SetData(path.read_text("utf-8", "replace"), sanitize=False, removeHs=False)
+        supplier.SetData(_first_record(path), sanitize=False, removeHs=False)
         mol = next(supplier, None)
     if mol is None:
         raise MoleculeError("the first molecule cannot be read; the file is cut off or not an MDL molfile.")
@@ -209,14 +243,30 @@ def read_sdf(path: Path) -> Molecule:
     def per_atom(key: str) -> Float[np.ndarray, " n"] | None:
         return np.array([a.GetDoubleProp(key) for a in atoms]) if all(a.HasProp(key) for a in atoms) else None
 
-    molecule = from_rdkit(mol)
+    check_atoms_claim(n, MoleculeError)
+    molecule, charges = from_rdkit(mol), per_atom("PartialCharge")
+    check_atoms(molecule.positions, charges)
     return replace(
         molecule,
         bonds=np.array(sorted(molecule.bonds.tolist()), int).reshape(-1, 2),
-        charges=per_atom("PartialCharge"),
+        charges=charges,
         confidence=per_atom("confidence"),
         name=molecule.name or path.stem,
     )
+
+
+def _first_record(path: Path) -> str:
+    """The text of a file up to the line $$$$ that ends its first molecule; the others are not looked at."""
+    record, length, most = [], 0, most_text()
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in bounded_lines(file, path.name, MoleculeError):
+            record.append(line)
+            length += len(line)
+            if length > most:
+                check_claim(TEXT * length, f"The first molecule of {path.name}", MoleculeError)
+            if line.startswith("$$$$"):
+                break
+    return "".join(record)
 
 
 def mol(molecule: Molecule) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ScanError
+from ..limits import read_whole
 from .scans import Slice, real
 
 Direction = Literal["average", "forward", "backward"]
@@ -46,7 +47,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Float[np.ndar
     """Header and rows as scanned, in the words of nanonispy2; what it cannot read, in ours."""
     from nanonispy2.read import Scan
 
-    if _END not in path.read_bytes():
+    if _END not in read_whole(path, ScanError):
         raise ScanError("this is no Nanonis scan, or its header is cut off; copy the file again.")
     if path.suffix != ".sxm":
         raise ScanError(f"its suffix must be in lower case; rename it to {path.stem}.sxm.")

@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ScanError
+from ..limits import read_whole
 from ..structures import Scan
+from .arrays import dataset_array, npz_arrays, opened_h5
 from .storage import npz_bytes
 
 
@@ -56,28 +58,20 @@ _NAMES = ("data", "lengthX", "lengthY", "heights")
 
 
 def read_npz(path: Path) -> Stack:
-    # Not np.load(path), which leaves the file open when it is no archive.
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-        _need_data(archive.files)
-        found = {}
-        for key in set(_NAMES) & set(archive.files):
-            try:
-                found[key] = archive[key]
-            except ValueError as error:
-                raise ScanError(
-                    f"'{key}' is damaged or holds Python objects, which are never loaded; save plain arrays of numbers."
-                ) from error
+    names, found = npz_arrays(path, _NAMES, "", ScanError)
+    _need_data(names)
     return _stack(found)
 
 
 def read_h5(path: Path) -> Stack:
     import h5py
 
-    with h5py.File(path, "r") as file:
-        arrays = {key: file[key] for key in file if isinstance(file[key], h5py.Dataset)}
+    with opened_h5(path, "", ScanError) as file:
+        arrays = {key: file[key] for key in file if isinstance(file.get(key), h5py.Dataset)}
         _need_data([*arrays])
         found: dict[str, Any] = {key: file.attrs[key] for key in set(_NAMES) & set(file.attrs)}
-        return _stack({**found, **{key: arrays[key][()] for key in set(_NAMES) & set(arrays)}})
+        own = set(_NAMES) & set(arrays)
+        return _stack({**found, **{key: dataset_array(arrays[key], "", ScanError) for key in own}})
 
 
 def _need_data(names: Sequence[str]) -> None:
@@ -133,7 +127,7 @@ def read_gsf(path: Path) -> Slice:
 
     The tip height is read from a Title that ends in `tip height = NUMBER A`, as afmol writes it: Gwyddion keeps titles.
     """
-    raw = path.read_bytes()
+    raw = read_whole(path, ScanError)
     header, nul, _ = raw.partition(b"\0")
     if not raw.startswith(_GSF_MAGIC) or not nul:
         raise ScanError("this is no Gwyddion Simple Field, or its header is cut off; export it again.")

@@ -1,37 +1,20 @@
-"""Files that are written whole or not at all, and read or refused with one sentence."""
+"""Files that are written whole or not at all."""
 
 import contextlib
 import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
-from ..errors import AfmolError, ConfigError
+from ..errors import ConfigError
 
 Content = bytes | dict[str, bytes]
 """Of a file, or of the files of a folder."""
-
-
-@contextlib.contextmanager
-def reading(path: str | Path, what: str, error_type: type[AfmolError], name: str = "") -> Iterator[None]:
-    """Whatever is raised while a file is read as `what`, as one sentence about it, or about `name`, a piece of it."""
-    try:
-        yield
-    except AfmolError:
-        raise
-    except FileNotFoundError as error:
-        raise error_type(f"{path} does not exist; check the path.") from error
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno:
-            raise error_type(f"{path} cannot be read ({os.strerror(error.errno).lower()}).") from error
-        # Libraries raise nearly everything on damaged bytes; for the user it is one case.
-        text = f"{name or path} cannot be read as {what}; it is damaged, cut off or something else."
-        raise error_type(text) from error
 
 
 def write_file(path: str | Path, content: Content) -> None:

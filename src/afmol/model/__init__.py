@@ -12,7 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from ..errors import ConfigError
+from ..limits import check_claim
 from ..structures import Molecule
 from .asd import Asd, AsdConfig
 from .one_pass import OnePass, OnePassConfig
@@ -64,7 +67,29 @@ ModelConfig = OnePassConfig | AsdConfig
 """What a training run on images may name: the configurations of those of MODELS that read them (`A | B`)."""
 
 
-def build(config: Any) -> nn.Module:
-    """The model of a configuration, with random weights."""
+def build(config: Any, most: int | None = None) -> nn.Module:
+    """The model of a configuration, with random weights.
+
+    Args:
+        config: of one of MODELS.
+        most: numbers that its parameters may hold together, such as those of a file that is to fill them; as many as
+            the limit on memory allows (limits.py) if None.
+
+    Raises:
+        ConfigError: a larger model, before it is there as a whole.
+    """
     _, model = MODELS[config.kind]
-    return model(config)
+    count = 0
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += 0 if parameter is None else parameter.numel()
+        check_claim(4 * count, "A model of this configuration", ConfigError)
+        if most is not None and count > most:
+            raise ConfigError(f"A model of this configuration holds more than {most} numbers.")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        return model(config)
+    finally:
+        hook.remove()

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..elements import CLASS_NAMES
 from ..errors import ConfigError
+from ..limits import read_whole
 from .figure import INK, heading, panel, save
 
 CURVES = ("#1f6fb4", "#e07b00", "#2a9d5c", "#c23b3b", "#7a52b8", "#8c6239", "#d6609f", "#4aa8b5")
@@ -69,7 +70,7 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     Raises ConfigError: a file that is missing, empty or damaged.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_whole(Path(path), ConfigError).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = str(getattr(error, "strerror", "not text")).lower()
         raise ConfigError(f"{path} cannot be read ({why}); give the metrics.jsonl of a training run.") from error
@@ -79,7 +80,7 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
             row = json.loads(line)
             step = index(row["step"])
             steps[step] = {k: v for k, v in row.items() if isinstance(v, int | float)}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(f"{path}: line {number} is damaged (not JSON with a step); remove it.") from error
     if not steps:
         raise ConfigError(f"{path} holds no step yet; wait until the training run has logged one.")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..errors import MoleculeError, ScanError
-from ..structures import OVERLAP, closest_atoms
+from ..structures import check_atoms
 from .forces import ForceModel
 from .forces.force import Scene
 from .probe import limits
@@ -83,7 +83,8 @@ def check_scene(
     """Refuse atoms, their charges and parameters, or a grid that cannot be simulated.
 
     Raises:
-        MoleculeError: atoms on top of each other, numbers that are not finite, or negative where they may not be.
+        MoleculeError: atoms on top of each other or far apart, numbers that are not finite, or negative where they may
+            not be.
         ScanError: the tip would go into the molecule.
     """
     if not all(np.isfinite(values).all() for values in (positions, *numbers.values())):
@@ -91,11 +92,7 @@ def check_scene(
     for name in force.parameters:
         if name not in force.signed and (numbers[name] < 0).any():
             raise MoleculeError(f"{name} of an atom must not be negative.")
-    distance, i, j = closest_atoms(positions)
-    if distance < OVERLAP:
-        raise MoleculeError(
-            f"Atoms {i} and {j} (from 0) are {distance:.2g} A apart; remove one, or give positions in A."
-        )
+    check_atoms(positions)
     if grid.heights[-1] - bond_length < positions[:, 2].max() + CLOSEST:
         least = bond_length + CLOSEST
         raise ScanError(f"The tip would go into the molecule; its end must stay {least:g} A above the topmost atom.")

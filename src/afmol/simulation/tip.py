@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ConfigError
+from ..limits import check_claim
 from ..structures import Molecule
 from .forces import LENNARD_JONES, ForceModel
 from .forces.coulomb import TIP_CHARGES
@@ -157,6 +158,7 @@ class Grid:
     A, descending: one slice a height."""
 
     def __post_init__(self) -> None:
+        check_size(*self.shape, len(self.heights))
         if min(self.shape) < 1 or not all(side > 0 for side in self.size) or len(self.heights) == 0:
             raise ConfigError("A grid needs at least one pixel a side, a positive size and one height.")
         if not np.isfinite(self.heights).all() or not (np.diff(self.heights) < 0).all():
@@ -168,6 +170,13 @@ class Grid:
         sides = zip(self.origin, self.size, self.shape, strict=True)
         x, y = (start + (np.arange(n) + 0.5) * length / n for start, length, n in sides)
         return x, y
+
+
+def check_size(nx: float, ny: float, slices: int) -> None:
+    """Refuse, with a ConfigError, a grid whose images take too much memory, before anything of its size is made."""
+    claimed = max(4 * nx * ny * slices, 8.0 * slices * slices)  # images; weights of heights for slices
+    what = f"A stack of {nx:.6g} x {ny:.6g} pixels and {slices:.6g} slices"
+    check_claim(int(claimed if claimed < 1e30 else 1e30), what, ConfigError)
 
 
 def standard_heights(
@@ -203,7 +212,9 @@ def grid_around(
     """
     distance = force.standard_distance if distance is None else distance
     low, high = molecule.positions[:, :2].min(0) - margin, molecule.positions[:, :2].max(0) + margin
-    shape = np.ceil((high - low) / pixel).astype(int)
+    sides = np.ceil((high - low) / pixel)
+    check_size(float(sides[0]), float(sides[1]), slices)
+    shape = sides.astype(int)
     size, centre = shape * pixel, (low + high) / 2
     origin = centre - size / 2
     return Grid(
@@ -251,10 +262,12 @@ def giessibl_weights(steps: int, step: float) -> Float[np.ndarray, " steps_and_o
 
 def force_heights(grid: Grid, tip: Tip) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m nz"]]:
     """Tip heights at which the force is needed, descending, A, and the weights that make slices of it, Hz A/eV."""
+    check_claim(64 * tip.steps * (len(grid.heights) + tip.steps), f"An oscillation of {tip.steps} steps", ConfigError)
     step = tip.amplitude / tip.steps
     w = frequency_shift_weights(tip.steps, step) if tip.weights == "ppafm" else giessibl_weights(tip.steps, step)
     wanted = grid.heights[:, None] + step * np.arange(len(w) - 1, -1, -1)
     keys, place = np.unique(np.round(-wanted / 1e-6).astype(np.int64), return_inverse=True)
+    check_size(grid.shape[0], grid.shape[1] * len(keys) / len(grid.heights), len(grid.heights))
     weights = np.zeros((len(keys), len(grid.heights)))
     w = w * EV_PER_SQUARE_ANGSTROM * tip.frequency / tip.cantilever_stiffness
     np.add.at(weights, (place.reshape(wanted.shape), np.arange(len(grid.heights))[:, None]), w[None])

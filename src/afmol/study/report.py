@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..files import write_file
+from ..limits import read_text
 from ..plots.study import part_curves, step_confusions
 from ..plots.training import read_metrics
 from .run import StudyConfig, Task
@@ -32,8 +33,8 @@ def read_results(tasks: Sequence[Task]) -> Found:
     found: Found = {}
     for task in tasks:
         try:
-            result = json.loads((task.folder / "result.json").read_text())
-        except (OSError, ValueError) as error:
+            result = json.loads(read_text(task.folder / "result.json", ConfigError))
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{task.folder} holds no result; run the same study again.") from error
         rows = read_metrics(task.folder / "metrics.jsonl")
         rates = [row["samples_per_second"] for row in rows if "samples_per_second" in row]

@@ -15,8 +15,9 @@ from ..checkpoint import load_model
 from ..config import config_from_dict, config_from_toml, config_to_dict
 from ..data.molecules import load_molecules
 from ..data.workers import results
-from ..errors import ConfigError
+from ..errors import ConfigError, reading
 from ..files import make_folder, write_file
+from ..limits import read_text
 from ..training import TrainConfig, train
 from .judge import judge
 from .shift import write_shift_picture
@@ -157,7 +158,9 @@ def run_task(task: Task) -> tuple[Task, str]:
     """Train and judge one run, unless its result is there."""
     path = task.folder / "result.json"
     if path.exists():
-        if not _is_of(json.loads(path.read_text()), task):
+        with reading(path, "the result of a study", ConfigError):
+            same = _is_of(json.loads(read_text(path, ConfigError)), task)
+        if not same:
             raise ConfigError(f"{path} is the result of another study; choose another folder.")
         return task, "kept"
     alone = multiprocessing.current_process().daemon  # a worker of Dask, which may not have processes of its own
