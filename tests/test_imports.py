@@ -13,7 +13,19 @@ from afmol.elements import bonds_by_distance
 
 PACKAGE = Path(__file__).parents[1] / "src" / "afmol"
 ORDER = (
-    *("errors", "elements", "structures", "config", "files", "simulation", "resampling", "data", "soap", "model"),
+    *(
+        "errors",
+        "elements",
+        "structures",
+        "config",
+        "files",
+        "simulation",
+        "resampling",
+        "tiling",
+        "data",
+        "soap",
+        "model",
+    ),
     *(
         "checkpoint",
         "metrics",

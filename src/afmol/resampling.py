@@ -13,13 +13,14 @@ FEWEST_SLICES = 3
 SHORTEST_SIDE = 4.0
 """A: a smaller image holds no molecule."""
 LONGEST_SIDE = 300.0
-"""A: a larger image should be cropped to the molecule first."""
+"""A: a larger image should be cropped to the molecule first, or read in tiles."""
 PIXELS = (0.01, 1.0)
 """A: pixel sizes that can be right; atoms are a good 1 A apart."""
 
 
-def check(scan: Scan) -> None:
-    """Raise the ScanError that says why no model can read this scan, if there is a reason."""
+def check(scan: Scan, longest: float = LONGEST_SIDE) -> None:
+    """Raise the ScanError that says why no model can read this scan, sides of up to `longest` (A), if there is a
+    reason."""
     nz = scan.data.shape[2]
     if nz < FEWEST_SLICES:
         raise ScanError(f"{nz} slice{'s' if nz > 1 else ''} only; at least {FEWEST_SLICES} heights are needed.")
@@ -37,10 +38,10 @@ def check(scan: Scan) -> None:
             f"The pixels measure {scan.pixel[0]:g} x {scan.pixel[1]:g} A, outside {PIXELS[0]:g}-{PIXELS[1]:g} A "
             "(is the size in Angstrom?)."
         )
-    if max(scan.size) > LONGEST_SIDE:
+    if max(scan.size) > longest:
         raise ScanError(
             f"The image measures {scan.size[0]:g} x {scan.size[1]:g} A; crop it to the molecule "
-            f"(at most {LONGEST_SIDE:g} A a side)."
+            f"(at most {longest:g} A a side)."
         )
 
 
