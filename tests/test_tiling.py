@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from afmol.errors import ScanError
 from afmol.prediction import predict
 from afmol.structures import Molecule, Scan
-from afmol.tiling import LONGEST, MARGIN, NOTHING, SAME, cut, merged, tiled
+from afmol.tiling import FAINTEST, LONGEST, MARGIN, NOTHING, SAME, contrast, cut, merged, tiled
 
 
 def scan(nx: int, ny: int, size: tuple[float, float]) -> Scan:
@@ -126,7 +126,7 @@ def test_bare_tiles_are_left_out():
     data[40:60, 40:60] += 1.0
     data[500:, :, 1] = 0.0  # where the scan was stopped
     image = Scan(data, (300.0, 50.0))
-    parts = [cut(image, tile) for tile in tiled(image)]
+    parts = [cut(image, tile, FAINTEST * contrast(image)) for tile in tiled(image)]
     assert [part is None for part in parts] == [False, True, True, True]
     assert parts[0].data.shape[0] * 0.5 == pytest.approx(parts[0].size[0])
 

@@ -22,7 +22,7 @@ from .model import ImageModel
 from .plots import prediction_picture
 from .resampling import check, resampled
 from .structures import Molecule, Scan
-from .tiling import NOTHING, cut, merged, tiled
+from .tiling import FAINTEST, NOTHING, contrast, cut, merged, tiled
 
 RESULTS = (".json", ".xyz", ".sdf", ".png")
 """Suffixes of the files of a prediction."""
@@ -55,9 +55,9 @@ def predict(
     tiles = tiled(scan)
     if len(tiles) == 1:
         return predict_many([scan], network, threshold)[0]
-    found = []
+    found, least = [], FAINTEST * contrast(scan)
     for tile in tqdm(tiles, desc=scan.source, unit="tile", mininterval=1, disable=not progress):
-        part = cut(scan, tile)
+        part = cut(scan, tile, least)
         found.append(NOTHING if part is None else predict_many([part], network, threshold)[0])
     return replace(merged(tiles, found), name=scan.source)
 

@@ -52,20 +52,20 @@ def tiled(scan: Scan) -> list[Tile]:
     return [Tile(*zip(x, y, strict=True), pixel=scan.pixel) for x in axes[0] for y in axes[1]]
 
 
-def cut(scan: Scan, tile: Tile) -> Scan | None:
-    """The scan of a tile; None: it is bare."""
+def cut(scan: Scan, tile: Tile, least: float) -> Scan | None:
+    """The scan of a tile; None: it is bare, its `contrast` below `least`."""
     (x, y), (to_x, to_y) = tile.start, tile.stop
-    data = scan.data[x:to_x, y:to_y]
-    if (np.ptp(data, axis=(0, 1)) == 0).any() or _contrast(data, tile) < FAINTEST * _contrast(scan.data, tile):
-        return None
-    return replace(scan, data=data, size=((to_x - x) * tile.pixel[0], (to_y - y) * tile.pixel[1]))
+    part = replace(scan, data=scan.data[x:to_x, y:to_y], size=((to_x - x) * tile.pixel[0], (to_y - y) * tile.pixel[1]))
+    bare = (np.ptp(part.data, axis=(0, 1)) == 0).any() or contrast(part) < least
+    return None if bare else part
 
 
-def _contrast(data: np.ndarray, tile: Tile) -> float:
+def contrast(scan: Scan) -> float:
     """Range of the closest slice over squares of about 2 A, in which noise is averaged."""
-    a, b = (max(1, round(2 / pixel)) for pixel in tile.pixel)
-    image = data[: len(data) // a * a, : data.shape[1] // b * b, -1]
-    return float(np.ptp(image.reshape(len(image) // a, a, -1, b).mean((1, 3))))
+    a, b = (max(1, round(2 / pixel)) for pixel in scan.pixel)
+    nx, ny, _ = scan.data.shape
+    image = scan.data[: nx // a * a, : ny // b * b, -1]
+    return float(np.ptp(image.reshape(nx // a, a, -1, b).mean((1, 3))))
 
 
 def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
