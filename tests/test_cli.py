@@ -11,6 +11,7 @@ import pytest
 
 import afmol
 from afmol.checkpoint import read_tensors, shipped_models, write_tensors
+from afmol.cli import COMMANDS as COMMANDS_OF_MAIN
 from afmol.cli import DATASET, main
 from afmol.data.molecules import pack_molecules
 from afmol.files import read_scan
@@ -150,7 +151,106 @@ def test_one_bad_stack_among_good_ones(tmp_path, capsys, weights):
         main(["predict", *map(str, (bad, good, same)), "-o", str(tmp_path / "out"), "--model", str(weights)])
     assert stop.value.code == 2
     assert "constant" in capsys.readouterr().err
-    assert {p.name for p in (tmp_path / "out").glob("*.json")} == {"good.json", "good_2.json"}
+    sources = [json.loads(p.read_text())["scan"]["source"] for p in (tmp_path / "out").glob("good-????????.json")]
+    assert sorted(sources) == sorted(map(str, (good, same)))
+
+
+def test_results_of_another_stack_are_not_replaced(tmp_path, capsys, weights):
+    """Whatever the order and however the path is spelled; those of the same stack are, and all are if that is said."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = save(tmp_path / "a" / "x.npz"), save(tmp_path / "b" / "x.npz", lengthX=20.0)
+    out = tmp_path / "out"
+    command = [*("-o", str(out), "--model", str(weights))]
+    main(["predict", str(first), *command])
+    main(["predict", str(tmp_path / "b" / ".." / "a" / "x.npz"), *command])
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    refused(capsys, ["predict", second, *command], str(out / "x.json"), str(first), "--overwrite")
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    main(["predict", str(second), str(first), *command])
+    together = sorted(path.name for path in out.glob("x-*.json"))
+    main(["predict", str(first), str(second), *command])
+    assert sorted(path.name for path in out.glob("x-*.json")) == together
+    assert len(together) == 2
+    main(["predict", str(second), *command, "--overwrite"])
+    assert json.loads((out / "x.json").read_text())["scan"] == {
+        "source": str(second),
+        "shape": [40, 40, 5],
+        "size": [20.0, 10.0],
+    }
+    capsys.readouterr()
+    (tmp_path / "a" / "x.xyz").write_text("the molecule that was measured")
+    refused(capsys, ["predict", first, "-o", tmp_path / "a", "--model", weights], "x.xyz", "no result")
+    assert (tmp_path / "a" / "x.xyz").read_text() == "the molecule that was measured"
+
+
+def test_a_name_that_cannot_be_written_does_not_end_the_batch(tmp_path, capsys, weights):
+    stacks = [save(tmp_path / f"{name}.npz") for name in ("a", "b" * 250, "c")]
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", *map(str, stacks), "-o", str(tmp_path / "out"), "--model", str(weights)])
+    told = capsys.readouterr()
+    assert stop.value.code == 2
+    assert told.err.count("\n") == 1
+    assert "cannot be written" in told.err
+    assert len(told.err) <= 301
+    assert [line.split(":")[0] for line in told.out.splitlines()] == ["a", "c"]
+
+
+def test_a_name_that_begins_with_a_dash(tmp_path, capsys, weights, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "-dash.npz")
+    main(["predict", "-dash.npz", "-o", "out", "--model", str(weights)])
+    assert json.loads((tmp_path / "out" / "-dash.json").read_text())["scan"]["source"] == str(tmp_path / "-dash.npz")
+
+
+def raising(error):
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("what\n" * 200), ("KeyError", "this is our mistake, please report it", "--debug")),
+        (MemoryError(), ("too little memory", "our mistake")),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), ("too little memory",)),
+        (RecursionError("maximum recursion depth exceeded"), ("nested too deeply",)),
+    ],
+)
+def test_what_nobody_foresaw_is_one_sentence(error, words, capsys, monkeypatch):
+    monkeypatch.setitem(COMMANDS_OF_MAIN, "info", raising(error))
+    for arguments in (["info"], ["info", "--debug"], ["--debug", "info"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 70
+        *traceback, text = capsys.readouterr().err.splitlines()
+        assert text.startswith("afmol: ")
+        assert all(word in text for word in words)
+        assert len(text) <= 300
+        assert bool(traceback) == (len(arguments) > 1)
+        if traceback:
+            assert traceback[0] == "Traceback (most recent call last):"
+
+
+def test_debug_shows_where_a_mistake_was_found(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--debug", str(tmp_path / "none.toml")])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "Traceback" in told
+    assert told.splitlines()[-1].startswith("afmol: ")
+
+
+def test_a_reader_that_closes_the_pipe_gets_no_words(tmp_path):
+    code = "from afmol.cli import main\nmain(['info'])"
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run.stdout.close()
+    assert run.stderr.read() == ""
+    assert run.wait() == 1
+    run.stderr.close()
 
 
 def test_soap_of_files_and_smiles(tmp_path, capsys):
@@ -380,7 +480,10 @@ def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
-    assert f"Example: afmol {command}" in " ".join(capsys.readouterr().out.split())
+    told = capsys.readouterr().out
+    assert f"Example: afmol {command}" in " ".join(told.split())
+    assert "(default: )" not in told
+    assert "--debug" in told
 
 
 def test_help_needs_no_torch():

@@ -22,6 +22,7 @@ ORDER = (
         "files",
         "simulation",
         "resampling",
+        "tiling",
         "data",
         "soap",
         "model",

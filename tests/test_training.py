@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import logging
+import os
+import signal
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from afmol import training
-from afmol.checkpoint import load_model, read_tensors
+from afmol.checkpoint import load_model, read_tensors, write_tensors
 from afmol.data.molecules import load_molecules, pack_molecules
 from afmol.data.samples import DataConfig, collate, make_sample
 from afmol.data.shards import SetConfig, make
@@ -20,6 +22,7 @@ from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
 from afmol.model import MODELS, AsdConfig, OnePass, OnePassConfig
 from afmol.structures import Molecule
 from afmol.training import FitConfig, TrainConfig, fit, learning_rate, train, validation
+from strategies import one_sentence
 
 TINY = OnePassConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)
 DATA = DataConfig(shard_size=4, windows=((32, 32),))
@@ -133,11 +136,106 @@ def test_a_run_does_not_go_on_with_other_samples(whole_run, molecules, tmp_path)
     (tmp_path / "checkpoint.safetensors").write_bytes((whole_run / "checkpoint.safetensors").read_bytes())
     other = str(tmp_path / "other.npz")
     pack_molecules([ring(6, 6, 1.39, (1, 1.08)), ring(6, 5, 1.4, (9, 1.35))], other)
-    changes = {"batch_size 4": {"batch_size": 2}, "another data": {"data": dataclasses.replace(DATA, seed=3)}}
-    changes |= {"molecules": {"molecules": other}, "without an average": {"average": 0.9}}
+    changes = {"batch_size 4, not 2": {"batch_size": 2}, "data.seed 0": {"data": dataclasses.replace(DATA, seed=3)}}
+    changes |= {"molecules": {"molecules": other}, "average 0": {"average": 0.9}, "seed 0, not 1": {"seed": 1}}
+    changes |= {"weight_decay 0.02, not 0.03": {"weight_decay": 0.03}, "precision": {"precision": "bf16-true"}}
+    changes |= {"with other weights": {"start": str(whole_run / "tiny.safetensors")}, "warm_up 2": {"warm_up": 3}}
     for words, change in changes.items():
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(ConfigError, match=words) as error:
             train(dataclasses.replace(tiny(molecules, tmp_path, steps=9), **change))
+        one_sentence(error, tmp_path)
+
+
+def test_what_does_not_change_the_steps_may_change(whole_run, molecules, tmp_path):
+    """And weights under a new name are those of the run, though no step was left to do."""
+    for path in whole_run.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "moved.npz").write_bytes(Path(molecules).read_bytes())
+    change = {"workers": 1, "checkpoint_every": 2, "validate_every": 7, "accelerator": "auto"}
+    config = dataclasses.replace(tiny(str(tmp_path / "moved.npz"), tmp_path), **change)
+    assert train(dataclasses.replace(config, name="new")) == tmp_path / "new.safetensors"
+    a, b = (read_tensors(tmp_path / f"{name}.safetensors")[0] for name in ("tiny", "new"))
+    assert all(torch.equal(a[key], b[key]) for key in a | b)
+    assert read_tensors(tmp_path / "checkpoint.safetensors")[1]["step"] == "6"
+    with pytest.raises(ConfigError, match="at step 6, beyond the 5 steps") as error:
+        train(dataclasses.replace(config, steps=5))
+    one_sentence(error, tmp_path)
+    train(dataclasses.replace(config, steps=7))
+    assert read_tensors(tmp_path / "checkpoint.safetensors")[1]["step"] == "7"
+
+
+def test_a_checkpoint_of_before_settings_were_stored_goes_on(whole_run, molecules, tmp_path):
+    """One that lacks a field that was added since goes on too; one with a field that is gone does not."""
+    tensors, about = read_tensors(whole_run / "checkpoint.safetensors")
+    settings = json.loads(about["settings"])
+    path = tmp_path / "checkpoint.safetensors"
+    older = {k: v for k, v in about.items() if k != "settings"}
+    less = about | {"settings": json.dumps({k: v for k, v in settings.items() if k != "average"})}
+    for known in (older, less):
+        write_tensors(path, tensors, known)
+        train(tiny(molecules, tmp_path, steps=7))
+        assert read_tensors(path)[1]["step"] == "7"
+    for wrong in (json.dumps(settings | {"gone": 1}), "[]", "{"):
+        write_tensors(path, tensors, about | {"settings": wrong})
+        with pytest.raises(WeightsError) as error:
+            train(tiny(molecules, tmp_path, steps=7))
+        one_sentence(error, path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["in a step", "between steps"])
+def test_a_run_that_is_told_to_stop_saves_what_it_has(whole_run, molecules, tmp_path, monkeypatch, number, when):
+    config = tiny(molecules, tmp_path, checkpoint_every=100, validation=molecules, validation_samples=8)
+    forward, add = OnePass.forward, training._Means.add
+
+    def signalled(function):
+        def call(self, *args):
+            if when == "in a step" or function is add:
+                calls.append(0)
+                if len(calls) == 2:
+                    os.kill(os.getpid(), number)
+            return function(self, *args)
+
+        return call
+
+    calls = []
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        if when == "in a step":
+            patch.setattr(OnePass, "forward", signalled(forward))
+        else:
+            patch.setattr(training._Means, "add", signalled(add))
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert read_tensors(tmp_path / "checkpoint.safetensors")[1]["step"] == "2"
+    assert load_model(tmp_path / "tiny.safetensors")[1] == "tiny"
+    train(config)
+    assert (tmp_path / "tiny.safetensors").read_bytes() == (whole_run / "tiny.safetensors").read_bytes()
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == (whole_run / "checkpoint.safetensors").read_bytes()
+
+
+def test_two_runs_do_not_write_one_folder(molecules, tmp_path, monkeypatch):
+    step = OnePass.forward
+    refused = []
+
+    def second(*args):
+        if not refused:
+            with pytest.raises(ConfigError, match="Another command is writing") as error:
+                train(tiny(molecules, tmp_path))
+            refused.append(one_sentence(error, tmp_path))
+        return step(*args)
+
+    monkeypatch.setattr(OnePass, "forward", second)
+    train(tiny(molecules, tmp_path))
+    assert refused
+    train(tiny(molecules, tmp_path))
+
+
+def test_a_torn_line_does_not_spoil_the_next(molecules, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    train(tiny(molecules, tmp_path))
+    assert [row["step"] for row in rows(tmp_path)] == [1, 6]
 
 
 def test_an_average_of_the_weights_is_what_is_written(molecules, whole_run, tmp_path):
@@ -367,7 +465,7 @@ def test_the_checkpoint_of_another_run(molecules, whole_run, tmp_path):
     checkpoint = (whole_run / "checkpoint.safetensors").read_bytes()
     (tmp_path / "checkpoint.safetensors").write_bytes(checkpoint)
     other = dataclasses.replace(TINY, width=12)
-    with pytest.raises(WeightsError, match="checkpoint of another model"):
+    with pytest.raises(ConfigError, match=r"model\.width 8, not 12"):
         train(tiny(molecules, tmp_path, model=other))
     (tmp_path / "checkpoint.safetensors").write_bytes(checkpoint[:-5])
     with pytest.raises(WeightsError, match=r"checkpoint\.safetensors"):

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -52,9 +54,68 @@ def setting(name: str) -> str | None:
     return os.environ.get(name)
 
 
-def test_workers_keep_their_memory():
+def test_workers_keep_their_memory(monkeypatch):
     """Dask's own setting has the system clear every large array anew."""
+    for name in workers.MEMORY:  # what a cluster of another test left in this process, which goes before
+        monkeypatch.delenv(name, raising=False)
     assert list(results(setting, ["MALLOC_TRIM_THRESHOLD_"], workers=1)) == [str(2**33)]
+
+
+UNGUARDED = """
+from afmol.data.workers import results
+print("the script runs", flush=True)
+def cube(x):
+    return x ** 3
+print(sorted(results(cube, range(4), workers=1)), __file__)
+"""
+
+
+def test_a_script_without_a_guard_is_run_once(tmp_path):
+    """Multiprocessing would run it again in each worker, which would start workers, which is refused, for minutes."""
+    path = tmp_path / "script.py"
+    path.write_text(UNGUARDED)
+    run = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.splitlines() == ["the script runs", f"[0, 1, 8, 27] {path}"]
+
+
+BUSY = """
+import os, sys, time
+from pathlib import Path
+from torch.utils.data import DataLoader
+from afmol.data.loader import Batches, loader
+from afmol.data.workers import results
+
+def busy(path):
+    Path(f"{path}.{os.getpid()}").touch()
+    sum(range(10**10))  # without a word to the interpreter
+
+class Source:
+    size, origin = 1, {}
+    def batch(self, q):
+        busy(sys.argv[2])
+
+if sys.argv[1] == "dask":
+    list(results(busy, [sys.argv[2]] * 2, workers=2))
+else:
+    list(loader(Batches(Source(), 9), workers=2))
+"""
+
+
+@pytest.mark.parametrize("kind", ["dask", "torch"])
+def test_workers_end_with_their_parent(kind, tmp_path):
+    """At kill -9, in the middle of something that never asks."""
+    (tmp_path / "script.py").write_text(BUSY)
+    run = subprocess.Popen([sys.executable, tmp_path / "script.py", kind, tmp_path / "mark"])
+    until = time.monotonic() + 60
+    while len(marks := list(tmp_path.glob("mark.*"))) < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+    workers = [psutil.Process(int(mark.suffix[1:])) for mark in marks]
+    assert len(workers) == 2
+    assert all(w.is_running() for w in workers)
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(workers, timeout=0.5)
+    assert [w for w in alive if w.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def listening(process: psutil.Process) -> set[str]:

@@ -1,5 +1,6 @@
 """Weights and training checkpoints: one .safetensors file that carries its configuration. No pickle."""
 
+import hashlib
 import json
 from importlib import resources
 from pathlib import Path
@@ -23,8 +24,20 @@ DEFAULT_MODEL = "base"
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a .safetensors file at once or not at all."""
-    write_file(path, save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata))
+    """Write a .safetensors file at once or not at all: of equal tensors and metadata the same bytes."""
+    content = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
+    write_file(path, _in_order(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A .safetensors file with its header sorted: the library writes metadata in another order in each process.
+
+    The length of the header, 8 bytes, the header, JSON and spaces up to a multiple of 8 bytes, the tensors' bytes.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -142,15 +155,42 @@ def save_training(
     average: AveragedModel | None,
     step: int,
     origin: dict[str, Any],
+    settings: dict[str, Any] | None = None,
 ) -> None:
-    """Everything that an exact resume needs; `origin` says which samples the steps see."""
+    """Everything that an exact resume needs; `origin` says which samples the steps see, `settings` what they do."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
     metadata = {"format": TRAINING, "version": str(VERSION), "step": str(step), "origin": json.dumps(origin)}
+    metadata |= {} if settings is None else {"settings": json.dumps(settings)}
     write_tensors(path, tensors, metadata)
+
+
+def training_settings(path: str | Path) -> dict[str, Any] | None:
+    """Those that a training checkpoint was saved with, as plain values; None: one from before they were stored.
+
+    Raises:
+        WeightsError: a file that cannot be read, or is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        settings = json.loads(metadata["settings"]) if "settings" in metadata else None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is no training checkpoint, or damaged; remove it to train anew.") from error
+    if not isinstance(settings, dict | None):
+        raise WeightsError(f"{path} is damaged; remove it to train anew.")
+    return settings
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_training(

@@ -207,7 +207,7 @@ def imaged(molecule: Molecule, scan: Scan, config: FitConfig, conditions: Condit
     Raises:
         ScanError: the tip goes into the molecule. MoleculeError: a molecule without atoms.
     """
-    check(scan)
+    scan = usable(scan)
     there, pose = _as_it_lies(molecule, conditions)
     goal = target(scan, pixel, config)
     with torch.no_grad():
@@ -221,7 +221,7 @@ def fit_conditions(
     """The conditions that image a molecule, which stays where it lies, most like a scan; and the correlation of each
     slice. Arguments and errors as of `imaged`.
     """
-    check(scan)
+    scan = usable(scan)
     there, pose = _as_it_lies(molecule, start)
     goal = target(scan, FINE, config)
     found, _ = refined(there, goal, config, pose, fixed=("x", "y", "angle", "tilt_x", "tilt_y"))

@@ -1,6 +1,9 @@
 """From a scan to a molecule, and to the files that a person takes home."""
 
+import hashlib
 import json
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -10,33 +13,53 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
 from .errors import AfmolError, ConfigError
 from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .model import ImageModel
 from .plots import prediction_picture
-from .resampling import resampled
+from .resampling import resampled, usable
 from .structures import Molecule, Scan
+from .tiling import FAINTEST, NOTHING, contrast, cut, merged, tiled
 
+RESULTS = (".json", ".xyz", ".sdf", ".png")
+"""Suffixes of the files of a prediction."""
+WIDEST = 1000.0
+"""Longest side of a scan, A."""
 TOGETHER = 8
 """Scans of one shape that a network reads at once: memory."""
 
 
-def predict(scan: Scan, model: str | Path | ImageModel = DEFAULT_MODEL, threshold: float = 0.5) -> Molecule:
+def predict(
+    scan: Scan, model: str | Path | ImageModel = DEFAULT_MODEL, threshold: float = 0.5, *, progress: bool = False
+) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
+    A scan longer than `tiling.LONGEST` is read in overlapping tiles, so that memory stays bounded; z = 0 is then the
+    topmost atom of each tile.
+
     Args:
-        scan: any width, height, pixel size and number of slices from 3 up.
+        scan: any width and height up to `WIDEST`, pixel size and number of slices from 3 up.
         model: a shipped name, a weight file, or a model that is loaded.
         threshold: atoms with less confidence are left out.
+        progress: show a bar over the tiles, if there are several.
 
     Raises:
         ScanError: too few slices, a constant slice, an image too small or too large, an impossible pixel size.
         WeightsError: weights that cannot be loaded.
     """
     network = _loaded(str(model))[0] if isinstance(model, str | Path) else model
-    return predict_many([scan], network, threshold)[0]
+    scan = usable(scan, WIDEST)
+    tiles = tiled(scan)
+    if len(tiles) == 1:
+        return predict_many([scan], network, threshold)[0]
+    found, least = [], FAINTEST * contrast(scan)
+    for tile in tqdm(tiles, desc=scan.source, unit="tile", mininterval=1, disable=not progress):
+        part = cut(scan, tile, least)
+        found.append(NOTHING if part is None else predict_many([part], network, threshold)[0])
+    return replace(merged(tiles, found), name=scan.source)
 
 
 @lru_cache(maxsize=2)
@@ -98,17 +121,21 @@ def write_prediction(
     model: str,
     depth: float,
     reference: Molecule | None = None,
+    source: str = "",
 ) -> list[Path]:
     """NAME.json (every candidate bond with its probability), NAME.xyz, NAME.sdf and NAME.png (bonds above 0.5) in OUT.
+
+    NAME.json says that the scan came from `source`; from what the scan itself says, if that is empty.
 
     Raises:
         ConfigError: a folder that cannot be written.
     """
     out = Path(out)
     bonded = molecule.with_likely_bonds()
-    paths = [out / f"{name}{suffix}" for suffix in (".json", ".xyz", ".sdf", ".png")]
+    paths = [out / f"{name}{suffix}" for suffix in RESULTS]
     make_folder(out)
-    text = json.dumps(prediction_record(scan, molecule, model, depth), indent=1)
+    record = prediction_record(replace(scan, source=source or scan.source), molecule, model, depth)
+    text = json.dumps(record, indent=1)
     write_file(paths[0], f"{text}\n".encode())
     write_molecule(bonded, paths[1])
     write_molecule(bonded, paths[2])
@@ -121,15 +148,23 @@ def predict_files(
     out: str | Path,
     model: str = DEFAULT_MODEL,
     threshold: float = 0.5,
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
     **reading: Any,
 ) -> Iterator[tuple[str, Molecule | AfmolError]]:
     """Predict stacks from files and write the results: the name of each one's results, and its molecule or mistake.
+
+    Results are named after the stack's file; where several of a call have one name, each gets a part of the SHA-256 of
+    its path besides. Results of the same stack are replaced.
 
     Args:
         sources: a stack each; several files of one slice each are together one stack.
         out: folder for the results; made if it is not there.
         model: a shipped name or a weight file.
         threshold: atoms with less confidence are left out.
+        overwrite: replace the results of other stacks, and other files of these names, too.
+        progress: show a bar over the tiles of a large stack.
         reading: size, heights, channel, direction, as of `read_scan`.
 
     Raises:
@@ -139,28 +174,50 @@ def predict_files(
         raise ConfigError("Name at least one stack to read; see afmol predict --help.")
     if not 0 < threshold < 1:
         raise ConfigError("The threshold is a probability between 0 and 1.")
+    out = make_folder(out)  # before the work, not after it
     network, name = load_image_model(model)
     slices = len(sources) > 1 and all(is_single_slice(source) for source in sources)
-    used: set[str] = set()
-    for source in [list(sources)] if slices else sources:
-        first = source[0] if isinstance(source, list) else source
+    stacks: list[str | list[str]] = [list(sources)] if slices else list(sources)
+    for source, stem in zip(stacks, result_names([s[0] if isinstance(s, list) else s for s in stacks]), strict=True):
+        first, origin = (source[0], _origin(*source)) if isinstance(source, list) else (source, _origin(source))
         try:
+            if not overwrite:
+                _check_results(out, stem, origin)
             scan = read_scan(source, **reading)
-            molecule = predict(scan, network, threshold)
-            stem = _unused(Path(first).resolve().stem, used)
-            write_prediction(scan, molecule, out, stem, name, network.config.depth)
+            molecule = predict(scan, network, threshold, progress=progress)
+            write_prediction(scan, molecule, out, stem, name, network.config.depth, source=origin)
             yield stem, molecule
-        except ConfigError:
-            raise
         except AfmolError as error:
             yield first, error
 
 
-def _unused(stem: str, used: set[str]) -> str:
-    """A name for the results that no other scan of this call has: NAME, NAME_2, ..."""
-    name, n = stem, 1
-    while name in used:
-        n += 1
-        name = f"{stem}_{n}"
-    used.add(name)
-    return name
+def result_names(sources: Sequence[str]) -> list[str]:
+    """A name for the results of each stack: that of its file, and a part of the SHA-256 of its path where several files
+    have that name (CONVENTIONS.md). The same path gets the same name, in whatever order."""
+    paths = [os.path.abspath(source) for source in dict.fromkeys(sources)]
+    shared = Counter(Path(path).stem for path in {*paths})
+    names = {}
+    for source in sources:
+        path = os.path.abspath(source)
+        stem, mark = Path(path).stem, hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+        names[source] = f"{stem}-{mark}" if shared[stem] > 1 else stem
+    return [names[source] for source in sources]
+
+
+def _origin(first: str, *further: str) -> str:
+    """The whole path of a stack, of slices that of the first and the name of the last."""
+    return " to ".join([os.path.abspath(first), *(Path(path).name for path in further[-1:])])
+
+
+def _check_results(out: Path, name: str, source: str) -> None:
+    """ConfigError if there are files of these names that are not the results of this source."""
+    there = [path for path in (out / f"{name}{suffix}" for suffix in RESULTS) if os.path.lexists(path)]
+    if not there:
+        return
+    try:
+        of = str(json.loads((out / f"{name}.json").read_bytes())["scan"]["source"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        of = ""
+    if of != source:
+        what = f"is of another stack, {of}" if of else "is there and no result of afmol's"
+        raise ConfigError(f"{there[0]} {what}; choose another folder, or --overwrite.")

@@ -16,7 +16,7 @@ FEWEST_SLICES = 3
 SHORTEST_SIDE = 4.0
 """A: a smaller image holds no molecule."""
 LONGEST_SIDE = 300.0
-"""A: a larger image should be cropped to the molecule first."""
+"""A: a larger image should be cropped to the molecule first, or read in tiles."""
 PIXELS = (0.01, 1.0)
 """A: pixel sizes that can be right; atoms are a good 1 A apart."""
 SPACINGS = (0.015, 5.0)
@@ -34,8 +34,9 @@ def with_images(scan: Scan) -> Scan:
     return replace(scan, data=np.ascontiguousarray(scan.data[:, :, images]), heights=heights)
 
 
-def usable(scan: Scan) -> Scan:
-    """The scan as models can read it: without its constant slices, which a logged warning names.
+def usable(scan: Scan, longest: float = LONGEST_SIDE) -> Scan:
+    """The scan as models can read it, sides of up to `longest` (A): without its constant slices, which a logged
+    warning names.
 
     Raises:
         ScanError: a reason why no model can read it.
@@ -53,11 +54,11 @@ def usable(scan: Scan) -> Scan:
             raise ScanError(f"S{named} constant: too few images are left; at least {FEWEST_SLICES} are needed.")
         _LOG.warning("%s: s%s constant and left out.", scan.source or "scan", named)
         scan = with_images(scan)
-    _check_lengths(scan)
+    _check_lengths(scan, longest)
     return scan
 
 
-def _check_lengths(scan: Scan) -> None:
+def _check_lengths(scan: Scan, longest: float) -> None:
     """Refuse sizes and heights that can be none in Angstrom."""
     if scan.heights is not None and (span := float(np.ptp(scan.heights))) > 0:
         # Repeats that drift tells apart are one height.
@@ -78,10 +79,10 @@ def _check_lengths(scan: Scan) -> None:
             f"The pixels measure {scan.pixel[0]:g} x {scan.pixel[1]:g} A, outside {PIXELS[0]:g}-{PIXELS[1]:g} A "
             "(is the size in Angstrom?)."
         )
-    if max(scan.size) > LONGEST_SIDE:
+    if max(scan.size) > longest:
         raise ScanError(
             f"The image measures {scan.size[0]:g} x {scan.size[1]:g} A; crop it to the molecule "
-            f"(at most {LONGEST_SIDE:g} A a side)."
+            f"(at most {longest:g} A a side)."
         )
 
 

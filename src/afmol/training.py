@@ -7,13 +7,17 @@ Step s sees the batch s of the loader (data/loader.py) and a generator seeded by
 on as if it had not been.
 """
 
+import contextlib
 import json
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import numpy as np
 import torch
@@ -23,11 +27,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from .checkpoint import load_model, load_training, save_model, save_training
+from .checkpoint import fingerprint, load_model, load_training, save_model, save_training, training_settings
+from .config import config_from_dict, config_to_dict
 from .data.loader import Batches, Simulated, Source, Stored, loader
 from .data.molecules import MoleculeSet, load_molecules
 from .data.samples import DataConfig, collate, make_sample
-from .errors import ConfigError
+from .errors import ConfigError, WeightsError
+from .files import locked
 from .metrics import compare, summary, total
 from .model import ImageModel, ModelConfig, OnePassConfig, SoapPredictorConfig, build
 from .model.soap_predictor import GrowingMolecules, PointsConfig, RandomPoints
@@ -36,6 +42,14 @@ LOG_EVERY = 50
 """Steps over which the losses of a line of metrics.jsonl are averaged."""
 FIGURES = ("precision", "recall", "class_accuracy", "bond_f1", "xy_error", "z_error", "exact_graph_rate")
 """Of `metrics.summary`, on the validation samples."""
+FREE = (
+    *("out", "name", "steps", "workers", "checkpoint_every", "validate_every", "accelerator"),
+    *("validation", "validation_samples"),
+)
+"""Fields that may be others when a run goes on: no step that was done would have been another with them, but for
+`steps`, of which the learning rate of each step is a function. It is the one that people change on purpose."""
+BY_CONTENT = ("molecules", "stored", "start")
+"""Fields that name files: what counts is what is in them, wherever they lie."""
 Validate = Callable[[nn.Module], dict[str, float | None]]
 """Losses and figures of a model on samples that it is not trained on, by name."""
 
@@ -49,6 +63,8 @@ class FitConfig:
     name: str = "base"
     """Name of the model: the weights are OUT/NAME.safetensors."""
     steps: int = 10000
+    """More of them, or fewer, may be asked for when a run goes on; from there on the learning rate follows the schedule
+    of the new number."""
     learning_rate: float = 2e-3
     """At the top of the schedule: linear warm-up, then cosine to zero."""
     warm_up: int = 300
@@ -106,10 +122,10 @@ class TrainConfig(FitConfig):
 
 
 def train(config: TrainConfig) -> Path:
-    """Train; returns the weight file. Goes on from OUT/checkpoint.safetensors if there is one.
+    """Train; returns the weight file. Goes on from OUT/checkpoint.safetensors if there is one of the same run (FREE).
 
     Raises:
-        ConfigError: numbers that do not fit, an output folder that cannot be written.
+        ConfigError: numbers that do not fit, an output folder that cannot be written, a checkpoint of another run.
         WeightsError: weights to start from, or a checkpoint, that cannot be read.
         MoleculeError: a molecule set that cannot be read. ShardError: stored samples that cannot be.
     """
@@ -121,9 +137,11 @@ def train(config: TrainConfig) -> Path:
         raise ConfigError("Part of this model stays frozen: name the weights to start from (start).")
     torch.manual_seed(config.seed)
     model = build(config.model)
-    if config.start:
-        model = _started(model, load_model(config.start)[0], config.start)
-    return fit(model, source, config, validate)
+    if not config.start:
+        return fit(model, source, config, validate)
+    other = load_model(config.start)[0]
+    start = fingerprint(other)  # now: a model of the same configuration is the one that is trained
+    return fit(_started(model, other, config.start), source, config, validate, start)
 
 
 @dataclass(frozen=True)
@@ -188,63 +206,178 @@ def _source(config: TrainConfig) -> Source:
     return Stored(config.stored, config.batch_size, config.model.pixel, config.model.slices, config.data.seed)
 
 
-def fit(model: nn.Module, source: Source, config: FitConfig, validate: Validate | None = None) -> Path:
+def fit(model: nn.Module, source: Source, config: FitConfig, validate: Validate | None = None, start: str = "") -> Path:
     """The loop: writes OUT/metrics.jsonl, OUT/checkpoint.safetensors and OUT/NAME.safetensors, which it returns.
+
+    Ctrl-C and SIGTERM end it with KeyboardInterrupt once a checkpoint of the steps that are done is written.
 
     Args:
         model: see `afmol.model`; its parameters that need no gradient stay as they are.
         source: batches by number, see `afmol.data.loader`.
         config: the loop.
         validate: called every `validate_every` steps; its names get `validation_` in front.
+        start: fingerprint of the weights that the model starts from, if they are not of the seed.
 
     Raises:
-        ConfigError, WeightsError: a device, folder or checkpoint that cannot be used. What the source raises.
+        ConfigError, WeightsError: a device, folder or checkpoint that cannot be used; a folder in which another run
+        writes, or whose checkpoint is of another run. What the source raises.
     """
+    out = Path(config.out)
+    _check_folder(out / "metrics.jsonl")
+    fabric = _fabric(config)
+    # Of several devices' processes the first holds the lock, before it starts the others.
+    with locked(out / ".lock", str(out)) if fabric.local_rank == 0 else contextlib.nullcontext():
+        fabric.launch()
+        return _fit(fabric, model, source, config, validate, start)
+
+
+def _fit(
+    fabric: Fabric, model: nn.Module, source: Source, config: FitConfig, validate: Validate | None, begun: str
+) -> Path:
+    """`fit`, alone in its folder."""
     out = Path(config.out)
     weights, checkpoint, metrics = (
         out / n for n in (f"{config.name}.safetensors", "checkpoint.safetensors", "metrics.jsonl")
     )
-    _check_folder(metrics)
-    fabric = _launched(config)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98))
     wrapped, optimizer = fabric.setup(model, optimizer)
     average = _average(model, config.average)
     best = model if average is None else average.module
     rank, world = fabric.global_rank, fabric.world_size
     origin = source.origin | {"devices": world}
-    # after the move to the device: the optimizer's state goes where its parameters are
-    start = load_training(checkpoint, model, optimizer.optimizer, average, origin) if checkpoint.exists() else 0
+    settings = _settings(config) | {"start": begun}
+    start = 0
+    if checkpoint.exists():
+        _check_settings(checkpoint, settings, type(config))
+        # after the move to the device: the optimizer's state goes where its parameters are
+        start = load_training(checkpoint, model, optimizer.optimizer, average, origin)
+    if start > config.steps:
+        text = f"{checkpoint} is at step {start}, beyond the {config.steps} steps asked for; ask for more"
+        raise ConfigError(f"{text}, or train in another folder.")
+
+    def save(done: int) -> None:
+        save_model(best, weights, config.name)
+        save_training(checkpoint, model, optimizer.optimizer, average, done, origin, settings)
+
     means = _Means(source.size * world)
     batches = means.timed(loader(Batches(source, config.steps, rank, world), start, config.workers))
     bar = tqdm(total=config.steps, initial=start, disable=rank > 0, mininterval=10)
-    with metrics.open("a") as log, bar:
-        for step, batch in enumerate(batches, start):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
-            model.train()
-            losses = wrapped(on_device(batch, fabric.device), torch.Generator().manual_seed(step * world + rank))
-            optimizer.zero_grad()
-            fabric.backward(torch.stack(list(losses.values())).sum())
-            fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip)
-            optimizer.step()
-            if average is not None:
-                average.update_parameters(model)
-            bar.update()
+    done = saved = start
+    _cut_torn_line(metrics)
+    with metrics.open("a") as log, bar, _stopping() as undisturbed:
+        if (
+            done == config.steps and rank == 0
+        ):  # nothing to do, but the weights may have been removed, or have a new name
+            save_model(best, weights, config.name)
+        try:
+            for step, batch in enumerate(batches, start):
+                with undisturbed():
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(step, config)
+                    model.train()
+                    generator = torch.Generator().manual_seed(step * world + rank)
+                    losses = wrapped(on_device(batch, fabric.device), generator)
+                    optimizer.zero_grad()
+                    fabric.backward(torch.stack(list(losses.values())).sum())
+                    fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip)
+                    optimizer.step()
+                    if average is not None:
+                        average.update_parameters(model)
+                    done = step + 1
+                bar.update()
 
-            means.add(losses)
-            done = step + 1
-            last = done == config.steps
-            row = means.row() | {"learning_rate": group["lr"]} if done % LOG_EVERY == 0 or last else {}
-            if validate is not None and (done % config.validate_every == 0 or last) and rank == 0:
-                row |= {f"validation_{k}": v for k, v in validate(best).items()}
-                means.restart()
-            if row and rank == 0:
-                log.write(json.dumps({"step": done} | row) + "\n")
-                log.flush()
-            if (done % config.checkpoint_every == 0 or last) and rank == 0:
-                save_model(best, weights, config.name)
-                save_training(checkpoint, model, optimizer.optimizer, average, done, origin)
+                means.add(losses)
+                last = done == config.steps
+                row = means.row() | {"learning_rate": group["lr"]} if done % LOG_EVERY == 0 or last else {}
+                if validate is not None and (done % config.validate_every == 0 or last) and rank == 0:
+                    row |= {f"validation_{k}": v for k, v in validate(best).items()}
+                    means.restart()
+                if row and rank == 0:
+                    _log(log, {"step": done} | row)
+                if (done % config.checkpoint_every == 0 or last) and rank == 0:
+                    save(done)
+                    saved = done
+        except KeyboardInterrupt:
+            if done > saved and rank == 0:
+                save(done)
+            raise
     return weights
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, but for what is done `undisturbed`, the block that this gives: there
+    they wait for its end, so that weights and optimizer are always those of whole steps."""
+    state = {"busy": False, "asked": False}
+
+    def heard(*_: object) -> None:
+        again, state["asked"] = state["asked"], True
+        if again or not state["busy"]:  # whoever asks twice does not want to wait
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def undisturbed() -> Iterator[None]:
+        if state["asked"]:  # Python drops what is raised within a destructor
+            raise KeyboardInterrupt
+        state["busy"] = True
+        try:
+            yield
+        finally:
+            state["busy"] = False
+        if state["asked"]:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be heard
+        yield contextlib.nullcontext
+        return
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield undisturbed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _settings(config: FitConfig) -> dict[str, Any]:
+    """What decides the steps of a run, as its checkpoint holds it; files by their content, which `origin` and `start`
+    say."""
+    return {k: v for k, v in config_to_dict(config).items() if k not in (*FREE, *BY_CONTENT)}
+
+
+def _check_settings(checkpoint: Path, settings: dict[str, Any], kind: type[FitConfig]) -> None:
+    """ConfigError if a checkpoint is of a run of other settings; one of before they were stored passes.
+
+    Fields that its settings lack are newer: they have their defaults.
+    """
+    stored = training_settings(checkpoint)
+    if stored is None:
+        return
+    begun = stored.pop("start", "")
+    try:
+        before = _settings(config_from_dict(kind, stored)) | {"start": begun}
+    except ConfigError as error:
+        text = f"{checkpoint} is of another version of afmol; finish that run with it, or train in another folder."
+        raise WeightsError(text) from error
+    place, old, new = next(_differences(before, settings, ""), ("", None, None))
+    if place == "start":
+        raise ConfigError(f"{checkpoint} is of a run that began with other weights (start); {GO_ON}.")
+    if place:
+        raise ConfigError(f"{checkpoint} is of a run with {place} {old!r:.60}, not {new!r:.60}; {GO_ON}.")
+
+
+GO_ON = "go on with the same, or in another folder"
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], above: str) -> Iterator[tuple[str, Any, Any]]:
+    """Field, value before and value now of what is not the same."""
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and old.get("kind") == new.get("kind"):
+            yield from _differences(old, new, f"{above}{name}.")
+        elif isinstance(old, dict) and isinstance(new, dict):
+            yield f"{above}{name}.kind", old.get("kind"), new.get("kind")
+        elif old != new:
+            yield above + name, old, new
 
 
 def learning_rate(step: int, config: FitConfig) -> float:
@@ -268,14 +401,28 @@ def _check_folder(metrics: Path) -> None:
         raise ConfigError(f"The folder {metrics.parent} cannot be written: {error.strerror}.") from error
 
 
-def _launched(config: FitConfig) -> Fabric:
+def _log(log: TextIO, row: dict[str, Any]) -> None:
     try:
-        fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)  # pyrefly: ignore
+        log.write(json.dumps(row) + "\n")
+        log.flush()
+    except OSError as error:
+        raise ConfigError(f"{log.name} cannot be written ({str(error.strerror).lower()}).") from error
+
+
+def _cut_torn_line(metrics: Path) -> None:
+    """Remove a last line without an end, of which a run was stopped: the next row would be written behind it."""
+    content = metrics.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(metrics, content.rfind(b"\n") + 1)
+
+
+def _fabric(config: FitConfig) -> Fabric:
+    """Not launched yet."""
+    try:
+        return Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)  # pyrefly: ignore
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"Accelerator, devices or precision cannot be used: {why}") from error
-    fabric.launch()
-    return fabric
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

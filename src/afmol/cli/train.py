@@ -10,11 +10,17 @@ from typing import Annotated, Literal
 import tyro
 
 from ..errors import ConfigError
-from .use import Folder, sentence
+from .use import REQUIRED, Folder, sentence
+
+Scheduler = Annotated[str, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: none)")]
 
 
 def molecules(
-    sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE [SOURCE ...]")],
+    sources: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="SOURCE [SOURCE ...]", help_behavior_hint=REQUIRED),
+    ],
     /,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.npz")],
     min_atoms: int = 5,
@@ -24,7 +30,7 @@ def molecules(
     validation: float = 0.05,
     test: float = 0.05,
     seed: int = 0,
-    scheduler: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "",
+    scheduler: Scheduler = "",
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
 ) -> None:
     """Build a set of molecules for training: FILE.npz, and FILE_dropped.csv with what was left out and why.
@@ -95,7 +101,7 @@ def study(
     config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY.toml")],
     /,
     out: Folder,
-    scheduler: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "",
+    scheduler: Scheduler = "",
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
 ) -> None:
     """Train several configurations, each from several seeds, on the same data, and compare them.
@@ -139,7 +145,7 @@ def dataset_make(config: Path, arguments: list[str]) -> None:
     def command(
         out: Folder,
         chosen: Annotated[SetConfig, tyro.conf.arg(name="")] = usual,
-        scheduler: str = "",
+        scheduler: Scheduler = "",
         workers: int | None = None,
     ) -> None:
         """Simulate samples and store them.
@@ -224,7 +230,9 @@ def dataset_show(
 
 
 def dataset_import(
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE ...]")],
+    files: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE ...]", help_behavior_hint=REQUIRED)
+    ],
     /,
     out: Folder,
     part: Literal["train", "validation", "test"] = "train",
@@ -232,7 +240,9 @@ def dataset_import(
         tuple[float, float, float, float] | None, tyro.conf.arg(metavar="X_START Y_START X_END Y_END")
     ] = None,
     tip: int = 0,
-    surface: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[ELEMENT ...]")] = (),
+    surface: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="[ELEMENT ...]", help_behavior_hint="(default: none)")
+    ] = (),
     pixel: float = 0.25,
     slices: int = 10,
     shard_size: int = 256,

@@ -15,13 +15,22 @@ if TYPE_CHECKING:
 Folder = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
+REQUIRED = "(required)"
+"""What --help says of arguments of any number, of which there must be one."""
+LONGEST = 300
+"""Characters of a sentence; names of files can be longer than what is said of them."""
+
+
 def sentence(error: AfmolError) -> str:
-    """A mistake as the command line tells it."""
-    return f"afmol: {error}"
+    """A mistake as the command line tells it: one line, the middle of a long one left out."""
+    text = " ".join(f"afmol: {error}".split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 150]} ... {text[-145:]}"
 
 
 def predict(
-    scans: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCAN [SCAN ...]")],
+    scans: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCAN [SCAN ...]", help_behavior_hint=REQUIRED)
+    ],
     /,
     out: Folder,
     model: str = "base",
@@ -30,13 +39,15 @@ def predict(
     channel: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     direction: Literal["average", "forward", "backward"] = "average",
     threshold: float = 0.5,
+    overwrite: bool = False,
 ) -> None:
     """Find the molecule in each stack: writes NAME.json, NAME.xyz, NAME.sdf and NAME.png, prints a line a stack.
 
     Example: afmol predict stack.npz -o results
 
     A stack is an .npz or .h5 file, or a folder of .sxm or .gsf images taken at different heights. Several .sxm or .gsf
-    files named together are one stack.
+    files named together are one stack. NAME is that of the stack's file; of stacks of one name each gets eight letters
+    besides, which its path decides. A stack larger than 12 nm is read in tiles.
 
     Args:
         scans: stacks to read.
@@ -47,12 +58,13 @@ def predict(
         channel: name of the frequency-shift channel of .sxm files, if it is not recognised.
         direction: fast scan direction of .sxm files.
         threshold: atoms with less confidence than this are left out.
+        overwrite: replace results of other stacks of the same name, which are left alone otherwise.
     """
     from ..prediction import predict_files
 
     reading = {"size": size, "heights": heights, "channel": channel, "direction": direction}
     failures = 0
-    for name, found in predict_files(scans, out, model, threshold, **reading):
+    for name, found in predict_files(scans, out, model, threshold, overwrite=overwrite, progress=True, **reading):
         if isinstance(found, AfmolError):
             failures += 1
             print(sentence(found), file=sys.stderr)
@@ -202,7 +214,11 @@ def serve(
 
 
 def soap(
-    molecules: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MOLECULE [MOLECULE ...]")],
+    molecules: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="MOLECULE [MOLECULE ...]", help_behavior_hint=REQUIRED),
+    ],
     /,
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.npz")] = None,
     max_l: int = 2,

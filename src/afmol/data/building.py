@@ -12,7 +12,6 @@ dropped in one run and kept in the next; usual molecules take a hundredth of the
 
 import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -31,7 +30,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..elements import ELEMENTS
 from ..errors import ConfigError, MoleculeError
-from ..files import npz_arrays, npz_bytes, write_file
+from ..files import draft_of, locked, npz_arrays, npz_bytes, write_file
 from ..files.molecules import parse_xyz
 from ..structures import Molecule, check_atoms
 from . import chemistry
@@ -374,24 +373,17 @@ def _dropped(out: Path) -> Path:
 def _parts_folder(out: Path) -> Iterator[Path]:
     """The folder for the parts, for this run alone, and proof that files can be written beside it."""
     folder = out.with_name(f"{out.name}.parts")
-    lock = folder / "lock"
     try:
         folder.mkdir(exist_ok=True)
-        proof = out.with_name(f".{_dropped(out).name}.0000000.tmp")  # the longest name that will be needed
+        proof = draft_of(_dropped(out))  # the longest name that will be needed
         proof.touch()
         proof.unlink()
-        held = lock.open("w")
     except OSError as error:
         hint = "choose another name or folder"
         raise ConfigError(f"{out} cannot be written ({(error.strerror or 'error').lower()}); {hint}.") from error
-    with held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            text = f"Another command is writing {out} just now; wait for it, or choose another name."
-            raise ConfigError(text) from error
+    with locked(folder / "lock", str(out)):
         yield folder.resolve()  # the workers of a cluster stand elsewhere
-        for path in (lock, *folder.glob(".*.npz.*.tmp")):  # drafts; what another run made, or somebody else, stays
+        for path in folder.glob(".*.npz.*.tmp"):  # drafts; what another run made, or somebody else, stays
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+    with contextlib.suppress(OSError):
+        folder.rmdir()

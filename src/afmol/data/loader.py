@@ -5,6 +5,7 @@ q = s world + rank: no two see the same sample, none waits for another, and a ru
 would have seen. Map-style and counted in steps, since data sets that end unevenly hang processes that train together.
 """
 
+import signal
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
@@ -21,6 +22,7 @@ from ..structures import Molecule, Sample
 from .molecules import MoleculeSet
 from .samples import Batch, DataConfig, collate, cropped, make_sample, mirrored, stored_form, turned
 from .shards import Shard, checksum, read_shard, shard_files, shard_length
+from .workers import die_with_parent
 
 SHIFT = 8
 """From the second epoch on stored images lose this many pixels a side, at random left or right, below or above."""
@@ -166,6 +168,12 @@ class Batches(Dataset[Any]):
             return error
 
 
+def _begin(_: int) -> None:
+    """In each worker: it ends with its parent, which alone hears Ctrl-C."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def loader(batches: Batches, start: int = 0, workers: int = 2) -> Iterator[Any]:
     """The batches of the steps from `start` on, by `workers` processes, AHEAD each; 0: between the steps.
 
@@ -179,6 +187,7 @@ def loader(batches: Batches, start: int = 0, workers: int = 2) -> Iterator[Any]:
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_begin,
     )
     for batch in stream:
         if isinstance(batch, AfmolError):

@@ -5,14 +5,18 @@ how often: a worker that dies costs nothing but its time, and work that was stop
 """
 
 import contextlib
+import ctypes
 import logging
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import AfmolError, ConfigError
 from ..files import write_file
@@ -108,11 +112,15 @@ def _client(scheduler: str, workers: int | None) -> "Iterator[Client]":
     # whole network is listened to. No words about workers that are stopped, on purpose or to be started again.
     local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     local["silence_logs"] = logging.CRITICAL
-    limits = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.comm.timeouts.connect": PATIENCE}
+    limits: dict[str, Any] = {
+        "distributed.scheduler.allowed-failures": RETRIES,
+        "distributed.comm.timeouts.connect": PATIENCE,
+    }
     # Dask keeps the last 1000 messages to each worker for its own developers, and with them the tasks.
     limits["distributed.admin.low-level-log-length"] = 2
+    limits["distributed.worker.preload"] = [__name__]  # calls dask_setup
     limits |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MEMORY.items()}
-    with dask.config.set(limits):
+    with dask.config.set(limits), contextlib.nullcontext() if scheduler else _script_stays_here():
         try:
             with _children_ignore_ctrl_c():
                 client = Client(scheduler, set_as_default=False) if scheduler else Client(set_as_default=False, **local)
@@ -144,6 +152,52 @@ def _spread(client: "Client", function: Callable[[_Task], _Result], waiting: Ite
         yield found
         done.release()
         fill()
+
+
+def dask_setup(_: object) -> None:
+    """What Dask calls in each worker that it starts here."""
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """From now on this process, a child by multiprocessing, ends when its parent does, kill -9 included."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        # by the kernel, so that code without Python in between does not delay it; PR_SET_PDEATHSIG is 1
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if not parent.is_alive():
+            os._exit(1)
+    else:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _script_stays_here() -> Iterator[None]:
+    """Processes that are started do not run the script of this one again, as multiprocessing makes them.
+
+    They need nothing of it: functions of a script are sent as they are. And a script without `if __name__ ==
+    "__main__"` would start workers in each of its workers, which multiprocessing refuses again and again.
+    """
+    script, stand_in = sys.modules["__main__"], ModuleType("__main__")  # which has no file
+
+    def attribute(name: str) -> object:
+        if name == "__file__":
+            raise AttributeError(name)
+        return getattr(script, name)
+
+    vars(stand_in)["__getattr__"] = attribute
+    sys.modules["__main__"] = stand_in
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 @contextlib.contextmanager

@@ -1,0 +1,132 @@
+"""A large scan as overlapping tiles, and the molecules found in them put together.
+
+Each atom is taken from the tile in whose inner part it lies, so that none is near the rim of what the network saw. One
+near the border of two inner parts may be found in both, or by each on the other's side: of such the one farther inside
+is kept, and bonds of the other are the kept one's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from .structures import Molecule, Scan
+
+LONGEST = 120.0
+"""A scan whose sides are at most so long is one tile, A: an image that a network reads in half a gigabyte."""
+MARGIN = 12.0
+"""What a tile sees beyond its inner part, A: the network's features reach so far."""
+SAME = 0.5
+"""Atoms of two tiles closer than this in the plane are one, A."""
+FAINTEST = 0.1
+"""A tile with less contrast, as a share of the scan's, is bare: networks see contrast of any strength, and would find
+atoms in the noise."""
+NOTHING = Molecule(
+    np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int), None, np.zeros((0, 5)), np.zeros(0), np.zeros(0)
+)
+
+
+class Tile(NamedTuple):
+    """A part of a scan: the pixels from `start` to before `stop`, in x and y, and the pixels of them that count."""
+
+    start: tuple[int, int]
+    stop: tuple[int, int]
+    inner_start: tuple[int, int]
+    inner_stop: tuple[int, int]
+    pixel: tuple[float, float]
+    """A."""
+
+
+def tiled(scan: Scan) -> list[Tile]:
+    """Tiles whose inner parts cover the scan once; one if it is not longer than LONGEST."""
+    axes = []
+    for n, pixel in zip(scan.data.shape[:2], scan.pixel, strict=True):
+        count = 1 if n * pixel <= LONGEST else ceil(n * pixel / (LONGEST - 2 * MARGIN))
+        borders = [round(k * n / count) for k in range(count + 1)]
+        spare = ceil(MARGIN / pixel)
+        axes.append([(max(0, a - spare), min(n, b + spare), a, b) for a, b in pairwise(borders)])
+    return [Tile(*zip(x, y, strict=True), pixel=scan.pixel) for x in axes[0] for y in axes[1]]
+
+
+def cut(scan: Scan, tile: Tile, least: float) -> Scan | None:
+    """The scan of a tile; None: it is bare, its `contrast` below `least`."""
+    (x, y), (to_x, to_y) = tile.start, tile.stop
+    part = replace(scan, data=scan.data[x:to_x, y:to_y], size=((to_x - x) * tile.pixel[0], (to_y - y) * tile.pixel[1]))
+    bare = (np.ptp(part.data, axis=(0, 1)) == 0).any() or contrast(part) < least
+    return None if bare else part
+
+
+def contrast(scan: Scan) -> float:
+    """Range of the closest slice over squares of about 2 A, in which noise is averaged."""
+    a, b = (max(1, round(2 / pixel)) for pixel in scan.pixel)
+    nx, ny, _ = scan.data.shape
+    image = scan.data[: nx // a * a, : ny // b * b, -1]
+    return float(np.ptp(image.reshape(nx // a, a, -1, b).mean((1, 3))))
+
+
+def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
+    """The molecules of the tiles, each in its tile's frame, as one in the scan's; z stays as it is.
+
+    All must have probabilities.
+    """
+    corners = [np.array([*np.multiply(tile.start, tile.pixel), 0.0]) for tile in tiles]
+    positions = np.concatenate([m.positions + corner for m, corner in zip(found, corners, strict=True)])
+    tile_of = np.repeat(np.arange(len(tiles)), [len(m) for m in found])
+    # how far each atom lies inside its tile's inner part, A, which has no border where the scan ends; negative outside
+    low, high = (np.array(borders) for borders in zip(*map(_borders, tiles), strict=True))
+    inside = np.minimum(positions[:, :2] - low[tile_of], high[tile_of] - positions[:, :2]).min(1, initial=np.inf)
+    kept = _kept(positions[:, :2], tile_of, inside)
+    # the atom that stands for each: itself, or the kept one in its place, if there is one
+    stands = np.full(len(positions), -1)
+    if len(kept):
+        distance, nearest = KDTree(positions[kept, :2]).query(positions[:, :2])
+        stands = np.where(distance < SAME, nearest, -1)
+        stands[kept] = np.arange(len(kept))
+    bonds: dict[tuple[int, int], float] = {}
+    firsts = np.cumsum([0, *(len(m) for m in found)])
+    rows = [(m.bonds + first, m.bond_probabilities) for m, first in zip(found, firsts[:-1], strict=True)]
+    pairs = np.concatenate([pair for pair, _ in rows])
+    likely = np.concatenate([np.ones(len(pair)) if p is None else p for pair, p in rows])
+    best = inside[pairs].max(1, initial=-np.inf)
+    for k in np.argsort(-best, kind="stable"):  # the tile that sees it best goes first
+        i, j = sorted(stands[pairs[k]].tolist())
+        if 0 <= i < j and best[k] > -SAME:
+            bonds.setdefault((i, j), float(likely[k]))
+    order = sorted(bonds)
+    numbers, classes, confidence = (
+        np.concatenate([getattr(m, name) for m in found])[kept]
+        for name in ("numbers", "class_probabilities", "confidence")
+    )
+    probabilities = np.array([bonds[pair] for pair in order], float)
+    pairs = np.array(order, int).reshape(-1, 2)
+    return Molecule(positions[kept], numbers, pairs, None, classes, confidence, probabilities)
+
+
+def _borders(tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+    """Where the inner part begins and ends, A."""
+    low, high = (np.multiply(edge, tile.pixel) for edge in (tile.inner_start, tile.inner_stop))
+    return (
+        np.where(np.equal(tile.start, tile.inner_start), -np.inf, low),
+        np.where(np.equal(tile.stop, tile.inner_stop), np.inf, high),
+    )
+
+
+def _kept(xy: np.ndarray, tile_of: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Places of the atoms that are taken, ascending: those within the inner part and SAME around it, of several tiles'
+    at one place the one farthest inside."""
+    some = np.flatnonzero(inside > -SAME)
+    if not len(some):
+        return some
+    near = KDTree(xy[some]).query_pairs(SAME, output_type="ndarray")
+    rivals: dict[int, list[int]] = {}
+    for a, b in near[tile_of[some[near[:, 0]]] != tile_of[some[near[:, 1]]]].tolist():
+        rivals.setdefault(a, []).append(b)
+        rivals.setdefault(b, []).append(a)
+    taken = np.zeros(len(some), bool)
+    for k in np.argsort(-inside[some], kind="stable").tolist():
+        taken[k] = not any(taken[r] for r in rivals.get(k, ()))
+    return some[taken]
