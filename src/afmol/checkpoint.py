@@ -178,7 +178,7 @@ def training_settings(path: str | Path) -> dict[str, Any] | None:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         settings = json.loads(metadata["settings"]) if "settings" in metadata else None
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except Exception as error:  # SafetensorError, OSError, and JSON of anything
         raise WeightsError(f"{path} is no training checkpoint, or damaged; remove it to train anew.") from error
     if not isinstance(settings, dict | None):
         raise WeightsError(f"{path} is damaged; remove it to train anew.")
