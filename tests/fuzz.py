@@ -10,6 +10,7 @@ that is none, a crash, SECONDS without an answer, or more than MEGABYTES; its fi
 """
 
 import argparse
+import contextlib
 import gzip
 import io
 import json
@@ -584,6 +585,8 @@ def work(seed: int, first: int, end: int, scratch: str, state: State, found: Any
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 2)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the process that this one was forked from
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for index in range(first, end):
         state.index.value, state.since.value = index, time.monotonic()
