@@ -127,7 +127,7 @@ def test_far_atoms_and_atoms_without_terms_add_nothing():
     for dtype in (np.float32, np.float64):
         grid = grid_around(what, pixel=0.5, force=EXPONENTIAL)
         image = simulate(what, CHARGED["none"], grid, force=EXPONENTIAL, dtype=dtype).data
-        far = what.positions[:1] + np.array([3000.0, 0.0, 0.0])
+        far = what.positions[:1] + np.array([990.0, 0.0, 0.0])
         more = _with(what, far, 35)
         both = simulate(more, CHARGED["three"], grid, force=EXPONENTIAL, dtype=dtype).data
         neutral = simulate(what, CHARGED["three"], grid, force=EXPONENTIAL, dtype=dtype).data

@@ -80,10 +80,13 @@ def test_one_command_at_a_time(tmp_path):
 HOLD = """
 import os, sys, time
 from afmol.files import locked
+there, here = os.pipe()
 with locked(sys.argv[1], "it"):
     if os.fork() == 0:  # as a worker is started, that lives on for a while
+        os.write(here, b"!")
         time.sleep(5)
         os._exit(0)
+    os.read(there, 1)
     print("held", flush=True)
     time.sleep(60)
 """
@@ -91,14 +94,13 @@ with locked(sys.argv[1], "it"):
 
 def test_kill_9_frees_the_lock_though_a_child_lives_on(tmp_path):
     lock = tmp_path / "lock"
-    run = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True)
-    assert run.stdout
-    assert run.stdout.readline() == "held\n"
-    with pytest.raises(ConfigError, match="Another command"), locked(lock, "it"):
-        raise AssertionError
-    run.kill()
-    run.wait()
-    with locked(lock, "it"):
-        pass
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        assert run.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="Another command"), locked(lock, "it"):
+            raise AssertionError
+        run.kill()
+        run.wait()
+        with locked(lock, "it"):
+            pass
     assert not Path(lock).exists()
-    run.stdout.close()
