@@ -122,6 +122,7 @@ def test_only_the_page_itself_is_answered(served):
     assert served.asked("POST", job, b"{}\n", Origin="", **BINARY)[0] == 403
     assert served.asked("POST", job, b"{}\n", Content_Type="multipart/form-data; boundary=x")[0] == 415
     assert served.asked("POST", job, b'{"job": "open", "path": "/etc/passwd"}\n', **BINARY)[0] == 403
+    assert served.asked("POST", job, b'{"job": "open", "path": ""}\n', **BINARY)[0] == 403
     assert served.asked("POST", job, b'{"job": "format_disk"}\n', **BINARY)[0] == 403
     for nonsense in (b"", b"\n", b"[]\n", b"[" * 100_000 + b"\n", b'{"job": {}}\n'):
         assert served.asked("POST", job, nonsense, **BINARY)[0] in (400, 403)

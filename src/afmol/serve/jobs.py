@@ -42,7 +42,7 @@ def opened(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
     choices: dict[str, Any] = {name: request.get(name) for name in ("size", "heights", "channel")}
     choices |= {"direction": request.get("direction") or "average"}
     say("reading")
-    if "path" in request:
+    if request.get("path") is not None:
         return _opened(request["path"], choices)
     with tempfile.TemporaryDirectory(prefix="afmol") as folder:
         paths, start = [], 0

@@ -144,7 +144,7 @@ class Job(Guarded):
             job = request.pop("job")
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
             return self.refuse(400, "A job begins with a line of JSON.")
-        if job not in NAMES or request.get("path", "") not in ("", *listed(self.settings["named"])):
+        if job not in NAMES or request.get("path") not in (None, *listed(self.settings["named"])):
             return self.refuse(403, "Only stacks of the folder that afmol was started in can be opened by name.")
         async with self.settings["lock"]:
             if not self.gone:
