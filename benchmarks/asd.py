@@ -1,4 +1,4 @@
-"""How long the ASD model takes for a molecule of 30 atoms, 128 x 128 x 10: the U-Net, the peaks, the graph builder's steps.
+"""Time of the ASD model for a molecule of 30 atoms, 128 x 128 x 10: the U-Net, the peaks, the graph builder's steps.
 
 usage: python benchmarks/asd.py [THREADS]
 

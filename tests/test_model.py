@@ -497,6 +497,7 @@ def test_a_prediction_by_hand():
     np.testing.assert_allclose(got.positions, [[2, 1, 0], [3, 1, -0.18], [5, 1, 0], [6, 1, -0.08]], atol=1e-6)
     np.testing.assert_array_equal(got.numbers, [1, 6, 1, 1])
     np.testing.assert_allclose(got.class_probabilities[1], [0, 0.55, 0, 0.45, 0], atol=1e-6)
+    assert [symbol for symbol, _ in got.alternatives()[1]] == ["O", "C", "Si"]
     np.testing.assert_array_equal(got.bonds, [[0, 1], [1, 2], [2, 3]])
     np.testing.assert_allclose(got.bond_probabilities, [0.9, 0.7, 0.1], atol=1e-6)
     np.testing.assert_allclose(got.confidence, [0.5, 0.6, 0.8, 0.9], atol=1e-6)

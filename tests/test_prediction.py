@@ -44,6 +44,10 @@ def test_written_files_agree(tmp_path):
         np.array([0.9, 0.8, 0.7]),
         np.array([0.95, 0.2]),
         "made up",
+        element_probabilities=np.eye(11)[[1, 3, 0]] * 0.7
+        + np.eye(11)[[5, 7, 0]] * 0.295
+        + np.eye(11)[[2, 2, 2]] * 0.005,
+        warnings=("it is made up.",),
     )
     scan = blob((10.0, 10.0), (80, 80), (5, 5))
     json_path, xyz_path, sdf_path, _ = write_prediction(scan, molecule, tmp_path, "m", "tiny", 0.8)
@@ -54,6 +58,9 @@ def test_written_files_agree(tmp_path):
     assert [a["element"] for a in record["atoms"]] == ["C", "O", "H"]
     assert [a["class"] for a in record["atoms"]] == [1, 3, 0]
     assert [b["probability"] for b in record["bonds"]] == [0.95, 0.2]
+    likely = [["C", 0.7], ["Si", 0.295]], [["O", 0.7], ["S", 0.295]], [["H", 0.995]]
+    assert [a["elements"] for a in record["atoms"]] == list(likely), "the rest is below 1 %"
+    assert record["warnings"] == ["it is made up."]
     sdf = read_molecule(sdf_path)
     assert np.allclose(sdf.positions, molecule.positions, atol=1e-3)
     assert sdf.bonds.tolist() == [[0, 1]], "only bonds that are more probable than not"

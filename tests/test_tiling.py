@@ -92,7 +92,8 @@ def test_what_tiles_show_is_put_together(error):
         part = seen(whole, low, high, rng, error)
         shift = np.array([*(low - np.multiply(tile.start, tile.pixel)), 0.0])
         found.append(Molecule(part.positions + shift, *(getattr(part, n) for n in ("numbers", "bonds", "charges")),
-                              part.class_probabilities, part.confidence, part.bond_probabilities))  # fmt: skip
+                              part.class_probabilities, part.confidence, part.bond_probabilities, "",
+                              np.eye(11)[part.numbers % 11], ("of a tile",)))  # fmt: skip
     assert len(tiles) == 9
     result = merged(tiles, found)
     assert len(result) == len(whole)
@@ -103,6 +104,8 @@ def test_what_tiles_show_is_put_together(error):
     np.testing.assert_array_equal(result.numbers[match], whole.numbers)
     np.testing.assert_array_equal(result.class_probabilities[match], whole.class_probabilities)
     np.testing.assert_array_equal(result.confidence[match], whole.confidence)
+    np.testing.assert_array_equal(result.element_probabilities, np.eye(11)[result.numbers % 11])
+    assert result.warnings == ("of a tile",)
     expected = {
         (*sorted(match[pair].tolist()),): p for pair, p in zip(whole.bonds, whole.bond_probabilities, strict=True)
     }

@@ -88,7 +88,7 @@ def predict_many(scans: Sequence[Scan], network: ImageModel, threshold: float = 
 
 def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) -> dict:
     """A prediction as plain values, format afmol-prediction/1 (CONVENTIONS.md)."""
-    n, m = len(molecule), len(molecule.bonds)
+    n, m, alternatives = len(molecule), len(molecule.bonds), molecule.alternatives()
     probabilities = molecule.class_probabilities if molecule.class_probabilities is not None else np.zeros((n, 5))
     confidence = molecule.confidence if molecule.confidence is not None else np.ones(n)
     bonds = molecule.bond_probabilities if molecule.bond_probabilities is not None else np.ones(m)
@@ -102,6 +102,7 @@ def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) 
                 "class": int(molecule.classes[i]),
                 "element": molecule.symbols[i],
                 "class_probabilities": [round(float(v), 4) for v in probabilities[i]],
+                "elements": [[symbol, round(p, 4)] for symbol, p in alternatives[i]],
                 "confidence": round(float(confidence[i]), 4),
             }
             for i in range(n)
@@ -110,6 +111,7 @@ def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) 
             {"atoms": [int(i), int(j)], "probability": round(float(p), 4)}
             for (i, j), p in zip(molecule.bonds, bonds, strict=True)
         ],
+        "warnings": list(molecule.warnings),
     }
 
 

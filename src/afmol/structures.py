@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .elements import BY_NUMBER, CATEGORIES, element_index
+from .elements import BY_NUMBER, CATEGORIES, ELEMENTS, element_index
 from .errors import MoleculeError, ScanError
 from .limits import check_atoms_claim
 
@@ -23,6 +23,8 @@ HIGHEST = 1e6
 """Tip heights beyond this, A, are a mistake: a tenth of a millimetre, more than any piezo moves."""
 LIKELY = 0.5
 """A listed bond with more than this probability is predicted."""
+LEAST = 0.01
+"""An element less probable than this is no alternative."""
 
 
 def closest_atoms(positions: Float[np.ndarray, "n 3"]) -> tuple[float, int, int]:
@@ -115,12 +117,17 @@ class Molecule:
     """Probability that there is an atom."""
     bond_probabilities: Float[np.ndarray, " m"] | None = None
     name: str = ""
+    element_probabilities: Float[np.ndarray, "n 11"] | None = None
+    """In the order of ELEMENTS; None: the model knows classes only."""
+    warnings: tuple[str, ...] = ()
+    """Why a prediction may be wrong as a whole, a sentence each."""
 
     def __post_init__(self) -> None:
         n, m = len(self.numbers), len(self.bonds)
         if self.positions.shape != (n, 3) or self.bonds.shape != (m, 2):
             raise MoleculeError(f"{n} atoms need positions ({n}, 3) and bonds (m, 2).")
-        if any(a is not None and len(a) != n for a in (self.charges, self.class_probabilities, self.confidence)):
+        of_atoms = (self.charges, self.class_probabilities, self.confidence, self.element_probabilities)
+        if any(a is not None and len(a) != n for a in of_atoms):
             raise MoleculeError("Charges and probabilities must be given for each atom or not at all.")
         if self.bond_probabilities is not None and len(self.bond_probabilities) != m:
             raise MoleculeError("Bond probabilities must be given for each bond or not at all.")
@@ -154,6 +161,17 @@ class Molecule:
         """Mask of the listed bonds that are more probable than not; all where there are no probabilities."""
         p = self.bond_probabilities
         return np.ones(len(self.bonds), bool) if p is None else p > LIKELY
+
+    def alternatives(self, most: int = 3) -> list[list[tuple[str, float]]]:
+        """For each atom the elements that it may be and their probabilities, the most probable first; at most so many,
+        those of 1 % and more. Empty lists where the model knows classes only."""
+        if self.element_probabilities is None:
+            return [[] for _ in self.numbers]
+        ranked = np.argsort(-self.element_probabilities, axis=1, kind="stable")[:, :most]
+        return [
+            [(ELEMENTS[k].symbol, float(p[k])) for k in places if p[k] >= LEAST]
+            for places, p in zip(ranked.tolist(), self.element_probabilities, strict=True)
+        ]
 
     def with_likely_bonds(self) -> "Molecule":
         """The molecule with the bonds that are more probable than not."""

@@ -103,7 +103,13 @@ def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
     )
     probabilities = np.array([bonds[pair] for pair in order], float)
     pairs = np.array(order, int).reshape(-1, 2)
-    return Molecule(positions[kept], numbers, pairs, None, classes, confidence, probabilities)
+    said = [m.element_probabilities for m in found if len(m)]
+    elements = None if not said or any(p is None for p in said) else np.concatenate(said)[kept]
+    return Molecule(
+        *(positions[kept], numbers, pairs, None, classes, confidence, probabilities),
+        element_probabilities=elements,
+        warnings=tuple(dict.fromkeys(w for m in found for w in m.warnings)),
+    )
 
 
 def _borders(tile: Tile) -> tuple[np.ndarray, np.ndarray]:

@@ -70,6 +70,8 @@ def predict(
             print(sentence(found), file=sys.stderr)
         else:
             print(f"{name}: {_described(found)} -> {out / name}.json .xyz .sdf .png")
+            for warning in found.warnings:
+                print(f"{name}: WARNING: {warning}")
     if failures:
         sys.exit(2)
 

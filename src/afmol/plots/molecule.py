@@ -20,7 +20,7 @@ from ..structures import Molecule, Scan
 from .figure import INK, QUIET, heading, panel, save
 from .stack import best_slice, draw_scale_bar, draw_slice, evenly, fitted
 
-RIM, REFERENCE = "#1a1a1a", "#ffd400"
+RIM, REFERENCE, ALARM = "#1a1a1a", "#ffd400", "#b00020"
 TILT, TURN = math.radians(55), math.radians(-22)
 """How far the view in 3D is tilted away from the microscope's, from above, and turned about z before that."""
 SQUARE, STICK = 0.62, 0.13
@@ -37,7 +37,7 @@ def prediction_picture(scan: Scan, molecule: Molecule, path: str | Path, referen
     Raises ConfigError: a file that cannot be written.
     """
     width, height = fitted(scan.size, 6.6, 5.0)
-    body, bottom = max(height, 3.5), 0.52
+    body, bottom = max(height, 3.5), 0.52 + 0.2 * len(molecule.warnings)
     small = fitted(scan.size, 2.5, (body - 0.16) / 3)
     x_centre = 0.25 + small[0] + 0.62
     x_right = x_centre + width + 0.25
@@ -59,6 +59,9 @@ def prediction_picture(scan: Scan, molecule: Molecule, path: str | Path, referen
     draw_molecule(panel(figure, x_right, bottom + 0.6, 4.2, body - 0.6), molecule, TILT, TURN)
     _legend(figure, (x_right + 2.1, 0.75), molecule, reference)
     heading(figure, scan.source or "prediction", _numbers(molecule))
+    for line, warning in enumerate(molecule.warnings):
+        at = np.divide((0.25, 0.12 + 0.2 * line), figure.get_size_inches())
+        figure.text(*at, f"WARNING: {warning}", fontsize=9, color=ALARM)
     save(figure, path)
 
 

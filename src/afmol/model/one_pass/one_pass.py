@@ -201,6 +201,7 @@ def _molecule(
         classes,
         confidence[keep].double().numpy(force=True),
         bonds[use].double().numpy(force=True),
+        element_probabilities=elements,
     )
 
 

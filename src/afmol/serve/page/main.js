@@ -107,7 +107,9 @@ async function predict() {
   chosen = -1;
   all();
   const n = record.atoms.length;
-  tell(n ? `${n} atoms in ${((performance.now() - start) / 1000).toFixed(1)} s.` : "No atom was found.");
+  const seconds = ((performance.now() - start) / 1000).toFixed(1);
+  const warnings = record.warnings.map((w) => ` Warning: ${w}`).join("");
+  tell((n ? `${n} atoms in ${seconds} s.` : "No atom was found.") + warnings, warnings !== "");
   simulate();
 }
 
@@ -214,7 +216,10 @@ function key(event) {
     const far = event.shiftKey ? 0.5 : 0.05;
     edit(moved(state.molecule, chosen, KEYS[event.key].map((v) => v * far)), true);
   } else if (onAtom && (event.key === "Delete" || event.key === "Backspace")) removeChosen();
-  else if (onAtom && /^[1-5]$/.test(event.key)) rename(alternatives(state.molecule.atoms[chosen], known.elements)[event.key - 1].symbols[0]);
+  else if (onAtom && /^[1-5]$/.test(event.key)) {
+    const may = alternatives(state.molecule.atoms[chosen], known.elements)[event.key - 1];
+    if (may) rename(may.symbols[0]);
+  }
   else return;
   event.preventDefault();
 }
@@ -291,8 +296,10 @@ function inspect() {
   const select = document.createElement("select");
   select.setAttribute("aria-label", "element");
   const table = document.createElement("table");
-  alternatives(atom, known.elements).forEach(({ probability, symbols }, k) => {
-    for (const symbol of symbols) select.append(new Option(symbol, symbol, false, symbol === atom.element));
+  const may = alternatives(atom, known.elements);
+  for (const symbol of new Set([...may.flatMap((a) => a.symbols), ...known.elements.map((e) => e.symbol)]))
+    select.append(new Option(symbol, symbol, false, symbol === atom.element));
+  may.forEach(({ probability, symbols }, k) => {
     const meter = document.createElement("meter");
     meter.value = probability;
     meter.setAttribute("aria-label", `probability of ${symbols.join(", ")}`);

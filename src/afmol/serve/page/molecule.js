@@ -42,8 +42,9 @@ export function toggled(molecule, i, j) {
   return { ...molecule, bonds: molecule.bonds.map((b, k) => (k === at ? change(b) : b)) };
 }
 
-/** Classes of an atom, most probable first, each with its elements. */
+/** What an atom may be, most probable first: elements or, of a model that knows no elements, classes of them. */
 export function alternatives(atom, elements) {
+  if (atom.elements?.length) return atom.elements.map(([symbol, probability]) => ({ probability, symbols: [symbol] }));
   return atom.class_probabilities
     .map((probability, k) => ({ probability, symbols: elements.filter((e) => e.class === k).map((e) => e.symbol) }))
     .sort((a, b) => b.probability - a.probability);

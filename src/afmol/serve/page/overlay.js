@@ -88,5 +88,6 @@ export function said(atom, index, elements) {
   const names = [0, 1, 2, 3, 4].map((k) => elements.filter((e) => e.class === k).map((e) => e.symbol).join(", "));
   const classes = atom.class_probabilities.map((p, k) => [p, names[k]]).sort((a, b) => b[0] - a[0]);
   const lines = classes.map(([p, name]) => `${name}: ${percent(p)}`);
-  return [`${atom.element} ${index + 1}: there with ${percent(atom.confidence)}`, ...lines].join("\n");
+  const likely = (atom.elements ?? []).map(([symbol, p]) => `${symbol} ${percent(p)}`).join(", ");
+  return [`${atom.element} ${index + 1}: there with ${percent(atom.confidence)}`, likely, ...lines].filter(Boolean).join("\n");
 }
