@@ -1,5 +1,6 @@
 """The model: peaks as a round trip, maps and molecules that move with the image, invariances, losses."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from afmol.data.samples import Batch
 from afmol.elements import ELEMENTS
+from afmol.errors import ConfigError
 from afmol.model import OnePass, OnePassConfig
 from afmol.model.one_pass.graph import LONGEST_BOND, BondNet, Graph, bondable, sample_features
 from afmol.model.one_pass.one_pass import (
@@ -30,6 +32,7 @@ from afmol.model.one_pass.peaks import find_peaks
 from afmol.model.one_pass.posnet import CLIP, standardise
 
 TINY = OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
+FEEDBACK = replace(TINY, feedback=1)
 PIXEL = TINY.pixel
 seeds = st.integers(0, 2**32 - 1)
 
@@ -642,19 +645,72 @@ BATCHES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("config", [TINY, FEEDBACK], ids=["once", "asked again"])
 @pytest.mark.parametrize(("candidates", "step"), [("none", 0), ("many", 0), ("many", 1)])
 @pytest.mark.parametrize("kind", BATCHES)
-def test_losses_and_gradients_are_finite(kind, candidates, step):
+def test_losses_and_gradients_are_finite(kind, candidates, step, config):
     batch = labelled(np.random.default_rng(4), **BATCHES[kind])
-    model = randomised().train()
+    model = randomised(config).train()
     model.posnet.head.bias.data[:4] += -50 if candidates == "none" else 1
     losses = model(batch, torch.Generator().manual_seed(step))
-    assert set(losses) == {"heat", "offset", "z", "exists", "elements", "depth", "bonds"}
+    graph = {"exists", "elements", "depth", "bonds"}
+    again = {f"{name}_again" for name in graph if config.feedback}
+    assert set(losses) == {"heat", "offset", "z"} | graph | again
     assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     if kind == "usual" and candidates == "many":
         assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_what_the_graph_network_is_told():
+    """Of every node what it said itself and all asked for, or true elements of some atoms and the others asked for."""
+    batch = labelled(np.random.default_rng(4), [9, 9, 9, 9, 9, 9])
+    n = len(batch.elements)
+    image = torch.cat([batch.molecule, torch.zeros(1, dtype=torch.int64)])
+    truth = torch.cat([torch.arange(n), torch.tensor([-1])])  # and a candidate that stands for no atom
+    said = torch.randn(n + 1, len(ELEMENTS))
+    model, seen = OnePass(FEEDBACK), set()
+    for seed in range(20):
+        told, asked = model._told(batch, said, image, truth, torch.Generator().manual_seed(seed))
+        for b in range(6):
+            mine = image == b
+            if asked[mine].all() and torch.equal(told[mine], said[mine].softmax(1)):
+                seen.add("own")
+                continue
+            assert not told[mine & asked].any()
+            true = batch.elements[truth[mine & ~asked]]
+            assert torch.equal(told[mine & ~asked], F.one_hot(true, len(ELEMENTS)).float())
+            seen.add(int((~asked[mine]).sum()))
+        assert asked[-1], "there is no truth of a candidate that stands for no atom"
+    assert seen > {"own", 0, 4, 9}
+
+
+def test_told_elements_change_neighbours_and_nobody_else():
+    features, image = torch.randn(2, 6, 16, 16), torch.tensor([0, 0, 0, 1])
+    positions = torch.tensor([[1.0, 1, 0], [2.4, 1, 0], [7.0, 7, 0], [1.0, 1, 0]])
+    torch.manual_seed(5)
+    net = BondNet(6, 16, 1, told=True).eval()
+    nothing = torch.zeros(4, len(ELEMENTS))
+    told = nothing.clone()
+    told[0, 2] = 1.0
+    before, at_first = (net(features, positions, image, 0.5, told=t).elements for t in (None, told))
+    assert torch.equal(before, at_first), "it starts as the network without it"
+    torch.nn.init.normal_(net.told.weight)
+    assert torch.equal(net(features, positions, image, 0.5, told=nothing).elements, before)
+    change = (net(features, positions, image, 0.5, told=told).elements - before).abs().amax(1)
+    assert (change > 1e-3).tolist() == [True, True, False, False]
+
+
+def test_a_model_starts_from_one_without_feedback():
+    images = noise(1, TINY.slices, 40, 32)
+    old = finding(images)
+    new = OnePass(FEEDBACK).eval()
+    new.take(old)
+    (a,), (b,) = old.predict(images), new.predict(images)
+    np.testing.assert_array_equal(a.element_probabilities, b.element_probabilities)
+    with pytest.raises(ConfigError, match=r"only model\.feedback"):
+        OnePass(replace(TINY, width=24)).take(old)
 
 
 def test_bonds_are_learned_from_the_labelled_pairs():

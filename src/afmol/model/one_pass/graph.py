@@ -1,14 +1,16 @@
 """From candidate atoms to a graph: messages between neighbours, then existence, element, depth and bonds.
 
     equation                                  variable   shape
-    h_i = W (f(x_i), z_i)                     h          n width     image features at the atom, its depth as first read
+    h_i = W (f(x_i), z_i) + V t_i             h          n width     image features at the atom, its depth as first read
+    t_i                                       told       n elements  what is known of its element already, or zeros
     e_ij = MLP(h_i, h_j, r_ij, f(midpoint))   e          pair width  a neighbour pair, both directions
     e_ij += MLP(e_ij, h_i, h_j)                                      a round
     h_i  += MLP(h_i, sum_j e_ij)                                     a round
 
 In the plane only relative vectors enter, as distances, so that shifting, turning or mirroring the atoms changes nothing
-but what the image says. The depth is relative to the topmost atom: read at a pixel it is 0.1 A off and more, and the
-neighbours help to correct it.
+but what the image says. What is told of elements is what a person knows, or what the network said when it was asked
+before, so that atoms which the image leaves open follow from their neighbours. The depth is relative to the topmost
+atom: read at a pixel it is 0.1 A off and more, and the neighbours help to correct it.
 """
 
 from dataclasses import dataclass
@@ -66,7 +68,7 @@ def _mlp(inputs: int, width: int) -> nn.Sequential:
 class BondNet(nn.Module):
     """See the module's text."""
 
-    def __init__(self, channels: int, width: int, rounds: int) -> None:
+    def __init__(self, channels: int, width: int, rounds: int, told: bool = False) -> None:
         super().__init__()
         self.node = nn.Linear(channels + 1, width)
         self.middle = nn.Linear(channels, width)
@@ -78,6 +80,9 @@ class BondNet(nn.Module):
         self.depth = nn.Linear(width, 1)
         self.bonds = nn.Linear(width, 1)
         nn.init.zeros_(self.depth.weight)
+        self.told = nn.Linear(len(ELEMENTS), width, bias=False) if told else None
+        if self.told is not None:
+            nn.init.zeros_(self.told.weight)  # a network that starts from one without it says what that said
 
     def forward(
         self,
@@ -86,14 +91,24 @@ class BondNet(nn.Module):
         image: Int[Tensor, " n"],
         pixel: float,
         pairs: Int[Tensor, "p 2"] | None = None,
+        told: Float[Tensor, "n e"] | None = None,
     ) -> Graph:
-        """Logits for atoms at `positions` (A); `pairs` saves finding the `neighbours` again."""
+        """Logits for atoms at `positions` (A).
+
+        Args:
+            pairs: saves finding the `neighbours` again.
+            told: probabilities of elements that are known already; a row of zeros says nothing. For a network that was
+                built to be told.
+        """
         half = neighbours(positions, image) if pairs is None else pairs
         i, j = torch.cat([half, half.flip(1)]).unbind(1)  # i < j, then the same pairs the other way round
         r = positions[j] - positions[i]  # -> 2p 3
         shape = torch.cat([_radial(r[:, :2].norm(dim=1)), _radial(r.norm(dim=1)), r[:, 2:]], dim=1)
         middle = self.middle(sample_features(features, (positions[i] + positions[j]) / 2, image[i], pixel))
         h = self.node(torch.cat([sample_features(features, positions, image, pixel), positions[:, 2:]], dim=1))
+        if told is not None:
+            assert self.told is not None
+            h = h + self.told(told)
         e = self.pair(torch.cat([h[i], h[j], middle, shape], dim=1))  # -> 2p width
         for pair, node in zip(self.pair_rounds, self.node_rounds, strict=True):
             e = e + pair(torch.cat([e, h[i], h[j]], dim=1))  # -> 2p width

@@ -1,10 +1,12 @@
 """One pass: PosNet finds atoms, BondNet judges and connects them.
 
 It is trained with true (jittered) positions in half of the samples and with its own peaks in the other half: a graph
-network that has seen only true positions breaks when it is used.
+network that has seen only true positions breaks when it is used. With `feedback`, BondNet is asked again, told what it
+said of the elements, so that they are decided together; it learns that from its own answers in half of the samples, and
+from true elements of some of the atoms in the other half.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from ...data.samples import Batch
 from ...elements import CATEGORIES, NUMBERS
+from ...errors import ConfigError
 from ...structures import Molecule
 from ..neighbours import same_image_distance
 from .graph import BondNet, Graph, bondable, neighbours
@@ -43,6 +46,8 @@ class OnePassConfig:
     """Width of the graph network."""
     rounds: int = 4
     """Rounds of messages."""
+    feedback: int = 0
+    """How often the graph network is asked again, told what it said of the elements."""
 
 
 SPARE_DEPTH = 0.2
@@ -67,15 +72,34 @@ class OnePass(nn.Module):
         super().__init__()
         self.config = config
         self.posnet = PosNet(config.slices, config.channels, config.blocks)
-        self.bondnet = BondNet(config.channels[0], config.width, config.rounds)
+        self.bondnet = BondNet(config.channels[0], config.width, config.rounds, config.feedback > 0)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a training batch, each a scalar; their sum is minimised."""
         features, maps = self.posnet(batch.images)
         with torch.autocast(maps.device.type, enabled=False):
             positions, image, truth = self._nodes(batch, maps.detach(), generator)
-            graph = bondable(self.bondnet(features, positions, image, 2 * self.config.pixel), positions)
-            return self._map_losses(batch, maps) | self._graph_losses(batch, graph, truth)
+            pairs, pixel = neighbours(positions, image), 2 * self.config.pixel
+            graph = bondable(self.bondnet(features, positions, image, pixel, pairs), positions)
+            losses = self._map_losses(batch, maps) | self._graph_losses(batch, graph, truth)
+            if self.config.feedback:
+                told, asked = self._told(batch, graph.elements.detach(), image, truth, generator)
+                again = bondable(self.bondnet(features, positions, image, pixel, pairs, told), positions)
+                wanted = torch.where(asked, truth, -1)
+                further = self._graph_losses(batch, again, truth)
+                further["elements"] = self._element_loss(batch, again, wanted)
+                losses |= {f"{name}_again": loss for name, loss in further.items()}
+            return losses
+
+    def take(self, other: "OnePass") -> None:
+        """Start from the weights of a model that differs in `feedback` alone.
+
+        Raises:
+            ConfigError: another model.
+        """
+        if replace(other.config, feedback=self.config.feedback) != self.config:
+            raise ConfigError("The weights to start from are of another network: only model.feedback may differ.")
+        self.load_state_dict(other.state_dict(), strict=False)
 
     def _wanted(self, batch: Batch) -> Tensor:
         """Which labelled atoms are to be found; deeper ones are neither right nor wrong."""
@@ -104,6 +128,27 @@ class OnePass(nn.Module):
             torch.cat([batch.molecule[given], image]),
             torch.cat([given, truth]),
         )
+
+    def _told(
+        self,
+        batch: Batch,
+        said: Float[Tensor, "n e"],
+        image: Int[Tensor, " n"],
+        truth: Int[Tensor, " n"],
+        generator: torch.Generator,
+    ) -> tuple[Float[Tensor, "n e"], Bool[Tensor, " n"]]:
+        """What the graph network is told when it is asked again, and of which nodes it is to say the element.
+
+        In half of the images of each node what it said itself (logits `said`), and all are asked for; in the others
+        the true element of a random share of the atoms, and the others are asked for.
+        """
+        n_images, device = len(batch.images), image.device
+        own = (torch.rand(n_images, generator=generator) < 0.5).to(device)[image]
+        share = torch.rand(n_images, generator=generator).to(device)[image]
+        known = (torch.rand(len(image), generator=generator).to(device) < share) & ~own & (truth >= 0)
+        told = torch.where(own[:, None], said.softmax(1), 0.0)
+        told[known] = F.one_hot(batch.elements[truth[known]], said.shape[1]).to(said)
+        return told, ~known
 
     def _map_losses(self, batch: Batch, maps: Float[Tensor, "batch 4 nx ny"]) -> dict[str, Tensor]:
         """Heat: penalty-reduced focal loss (Zhou et al., arXiv 1904.07850); offset and z: mean absolute error, A."""
@@ -141,14 +186,19 @@ class OnePass(nn.Module):
         there = torch.isin(truth, torch.nonzero(self._wanted(batch)))  # a candidate for a deeper atom is to be dropped
         exists = F.binary_cross_entropy_with_logits(graph.exists, there.float(), reduction="sum")
         depth = (graph.z[real] - batch.positions[truth[real], 2]).abs().sum()
-        elements = F.cross_entropy(graph.elements[real], batch.elements[truth[real]], reduction="sum")
         i, j = truth[graph.pairs].sort(1).values.unbind(1)
         n = len(batch.positions)
         bonded = (i >= 0) & torch.isin(i * n + j, batch.bonds[:, 0] * n + batch.bonds[:, 1])
         bonds = F.binary_cross_entropy_with_logits(graph.bonds, bonded.float(), reduction="sum")
         n_atoms = real.sum().clamp_min(1)
-        losses = {"exists": exists, "elements": elements, "depth": depth, "bonds": bonds}
-        return {name: loss / n_atoms for name, loss in losses.items()}
+        elements = self._element_loss(batch, graph, truth)
+        return {"exists": exists / n_atoms, "elements": elements, "depth": depth / n_atoms, "bonds": bonds / n_atoms}
+
+    def _element_loss(self, batch: Batch, graph: Graph, truth: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Mean cross entropy over the nodes that stand for an atom."""
+        real = truth >= 0
+        entropy = F.cross_entropy(graph.elements[real], batch.elements[truth[real]], reduction="sum")
+        return entropy / real.sum().clamp_min(1)
 
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5) -> list[Molecule]:
@@ -162,13 +212,16 @@ class OnePass(nn.Module):
         positions, image, _ = find_peaks(maps, self.config.pixel, CANDIDATE)
         pairs = neighbours(positions, image)
         size = torch.tensor(images.shape[2:], device=images.device) * self.config.pixel
-        graphs = [
-            self.bondnet(features, turn_points(positions, size, view), image, 2 * self.config.pixel, pairs)
-            for (features, _), view in zip(views, VIEWS, strict=True)
-        ]
-        exists, elements, z, bonds = (
-            torch.stack([getattr(g, name) for g in graphs]).mean(0) for name in ("exists", "elements", "z", "bonds")
-        )
+        told = None
+        for _ in range(1 + self.config.feedback):
+            graphs = [
+                self.bondnet(features, turn_points(positions, size, view), image, 2 * self.config.pixel, pairs, told)
+                for (features, _), view in zip(views, VIEWS, strict=True)
+            ]
+            exists, elements, z, bonds = (
+                torch.stack([getattr(g, name) for g in graphs]).mean(0) for name in ("exists", "elements", "z", "bonds")
+            )
+            told = elements.softmax(1)
         graph = bondable(Graph(exists, elements, z, pairs, bonds), positions)
         return [_molecule(positions, graph, image == b, threshold, self.config.depth) for b in range(len(images))]
 
