@@ -23,6 +23,8 @@ ORDER = (
         "simulation",
         "resampling",
         "tiling",
+        "scale",
+        "doubts",
         "data",
         "soap",
         "model",

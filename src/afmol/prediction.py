@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
+from .doubts import doubted
 from .errors import AfmolError, ConfigError
 from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .model import ImageModel
@@ -37,6 +38,7 @@ def predict(
 ) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
+    What speaks against the stack or its size is in `warnings` (doubts.py); if it is the images, confidences are halved.
     A scan longer than `tiling.LONGEST` is read in overlapping tiles, so that memory stays bounded; z = 0 is then the
     topmost atom of each tile.
 
@@ -54,12 +56,12 @@ def predict(
     scan = usable(scan, WIDEST)
     tiles = tiled(scan)
     if len(tiles) == 1:
-        return predict_many([scan], network, threshold)[0]
+        return doubted(scan, predict_many([scan], network, threshold)[0])
     found, least = [], FAINTEST * contrast(scan)
     for tile in tqdm(tiles, desc=scan.source, unit="tile", mininterval=1, disable=not progress):
         part = cut(scan, tile, least)
         found.append(NOTHING if part is None else predict_many([part], network, threshold)[0])
-    return replace(merged(tiles, found), name=scan.source)
+    return doubted(scan, replace(merged(tiles, found), name=scan.source))
 
 
 @lru_cache(maxsize=2)

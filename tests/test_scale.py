@@ -1,0 +1,67 @@
+"""Bond lengths tell the size of a stack."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import afmol
+from afmol.data.bending import lay_down
+from afmol.scale import LEAST_BONDS, bond_lengths, scale_ratio
+from afmol.structures import Molecule
+
+SMILES = ("c1ccc2cc3ccccc3cc2c1", "Nc1ccc(Cl)cc1O", "O=C1C=CC(=O)C=C1F", "Brc1cc(Br)cc(Br)c1", "c1csc(-c2ccncn2)c1")
+
+
+@pytest.mark.parametrize("smiles", SMILES)
+def test_molecules_have_the_scale_they_have(smiles):
+    molecule = lay_down(afmol.molecule_from_smiles(smiles), np.random.default_rng(0), 0.0)
+    for true in (0.9, 1.0, 1.3):
+        found = scale_ratio(replace(molecule, positions=molecule.positions * true))
+        assert found is not None
+        assert found.ratio == pytest.approx(true, rel=0.015)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**31))
+def test_a_wrong_bond_or_two_do_not_matter(seed):
+    rng = np.random.default_rng(seed)
+    molecule = afmol.molecule_from_smiles(SMILES[0])
+    positions = molecule.positions.copy()
+    positions[rng.integers(len(positions))] += rng.normal(0, 0.5, 3)
+    found, before = (scale_ratio(m) for m in (replace(molecule, positions=positions), molecule))
+    assert found is not None
+    assert before is not None
+    assert found.ratio == pytest.approx(before.ratio, rel=0.01)
+
+
+def test_the_stated_error_is_that_of_noise():
+    """Errors of positions that make those of bonds 0.06 A: the spread of ratios is the error stated, or less, since
+    no table is as wide as its spread where the molecule is the same."""
+    rng, molecule = np.random.default_rng(0), afmol.molecule_from_smiles(SMILES[0])
+    noisy = [replace(molecule, positions=molecule.positions + rng.normal(0, 0.0424, (24, 3))) for _ in range(300)]
+    found = [scale_ratio(m) for m in noisy]
+    spread = np.std([np.log(f.ratio) for f in found if f])
+    assert 0.7 < spread / found[0].error < 1.5
+
+
+def test_unlikely_bonds_and_few_bonds_say_nothing():
+    methane = afmol.molecule_from_smiles("C")
+    assert len(methane.bonds) < LEAST_BONDS
+    assert scale_ratio(methane) is None
+    benzene = afmol.molecule_from_smiles("c1ccccc1")
+    doubtful = replace(benzene, bond_probabilities=np.full(12, 0.4))
+    assert scale_ratio(doubtful) is None
+    nothing = Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int))
+    assert scale_ratio(nothing) is None
+
+
+def test_the_table_holds_what_is_known():
+    """Aromatic C-C 1.39, C-H 1.09, O-H 0.96 to 0.98 A (Allen et al., J. Chem. Soc. Perkin Trans. 2, S1, 1987)."""
+    table = bond_lengths()
+    assert table[(6, 3), (6, 3)].mean == pytest.approx(1.40, abs=0.02)
+    assert table[(1, 1), (6, 3)].mean == pytest.approx(1.09, abs=0.01)
+    assert table[(1, 1), (8, 2)].mean == pytest.approx(0.97, abs=0.01)
+    assert all(0 < length.spread < 0.08 for length in table.values())
