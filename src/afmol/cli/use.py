@@ -69,9 +69,8 @@ def predict(
             failures += 1
             print(sentence(found), file=sys.stderr)
         else:
-            print(f"{name}: {_described(found)} -> {out / name}.json .xyz .sdf .png")
-            for warning in found.warnings:
-                print(f"{name}: WARNING: {warning}")
+            warnings = "".join(f" WARNING: {warning}" for warning in found.warnings)
+            print(f"{name}: {_described(found)} -> {out / name}.json .xyz .sdf .png{warnings}")
     if failures:
         sys.exit(2)
 
