@@ -356,9 +356,9 @@ def test_shipped_weights(name):
     made, own = load_model(name)
     assert own == name
     assert path.stat().st_size < 12e6
-    images = torch.randn(1, made.config.slices, 24, 24, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        assert made.posnet(images)[1].isfinite().all()
+    images = torch.randn(1, made.config.slices, 24, 20, generator=torch.Generator().manual_seed(0))
+    (molecule,) = made.predict(images, 0.01)  # of noise: whatever it says, it is a molecule
+    assert molecule.confidence is not None
     assert all(p.isfinite().all() for p in made.state_dict().values())
 
 
