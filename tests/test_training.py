@@ -21,7 +21,7 @@ from afmol.elements import bonds_by_distance
 from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
 from afmol.model import MODELS, AsdConfig, OnePass, OnePassConfig
 from afmol.structures import Molecule
-from afmol.training import FitConfig, TrainConfig, fit, learning_rate, train, validation
+from afmol.training import FitConfig, TrainConfig, fast_precision, fit, learning_rate, train, validation
 from strategies import one_sentence
 
 TINY = OnePassConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)
@@ -318,6 +318,18 @@ def test_the_first_step_is_as_long_as_the_learning_rate(molecules, tmp_path):
     before, after = OnePass(TINY).state_dict(), read_tensors(tmp_path / "checkpoint.safetensors")[0]
     moved = torch.cat([(after[f"model.{k}"] - v).flatten() for k, v in before.items() if k.startswith("posnet.head")])
     assert float(moved.abs().max()) == pytest.approx(0.01 / 100, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [({"avx512_bf16": True}, "bf16-mixed"), ({"amx_bf16": True}, "bf16-mixed"), ({"avx512_f": True}, "32-true")],
+)
+def test_precision_is_what_the_processor_does_well(monkeypatch, flags, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    assert fast_precision("cpu") == precision
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert fast_precision("auto") == "bf16-mixed"
+    assert fast_precision("cpu") == precision
 
 
 def test_half_precision_on_any_device(molecules, tmp_path):
