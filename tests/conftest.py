@@ -13,6 +13,7 @@ import numba
 import numba.extending
 import pytest
 import torch
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -50,15 +51,29 @@ def overloading(overload: Callable) -> Callable:
     return decorator
 
 
+CHECKED: dict[tuple[str, str, str], Callable] = {}
+
+
+def checked(function: Callable) -> Callable:
+    """beartype; of a function within another once, which the hook would have it read at each call, for 2 ms."""
+    check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # int is a float
+    if "<locals>" not in function.__qualname__:
+        return check(function)
+    key = (function.__module__, function.__qualname__, repr(function.__annotations__))  # equal, though made anew
+    if key not in CHECKED:
+        CHECKED[key] = check(function)
+    return CHECKED[key]
+
+
 # All before anything imports afmol: annotations are read, and kernels compiled, when its modules are imported.
 numba.jit, numba.njit = unwrapping(numba.jit), unwrapping(numba.njit)
 numba.extending.overload = overloading(numba.extending.overload)
-install_import_hook("afmol", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")  # int is a float
+install_import_hook("afmol", "conftest.checked")
 
 torch.set_num_threads(1)  # tiny networks: a second thread only waits for the first
 
-hypothesis.settings.register_profile("local", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("local", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("local"), derandomize=True, database=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 

@@ -144,7 +144,7 @@ def test_losses_are_finite_whatever_is_missing(config, train):
     if "position" not in TRAINED[train]:
         model.unet.decode = None  # not needed where the grid is not trained
     for batch in (whole, emptied(whole, [0]), emptied(whole, [0, 1]), sample([1, 1])):
-        for seed in range(3):
+        for seed in range(2):
             losses = model(batch, generator(seed))
             assert losses.keys() == TRAINED[train]
             assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
@@ -156,12 +156,14 @@ def test_losses_are_finite_whatever_is_missing(config, train):
 # --- gradients
 
 
-def trained(model: Any) -> set[str]:
-    """Names of the parameters whose gradient is not zero after some batches."""
+def trained(model: Any, needed: set[str]) -> set[str]:
+    """Names of the parameters whose gradient is not zero after as many batches, up to four, as it takes."""
+    got: set[str] = set()
     for seed in range(4):
-        batch = sample([6, 7, 5], seed)
-        sum(model(batch, generator(seed)).values()).backward()
-    return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        if not needed <= got:
+            sum(model(sample([6, 7, 5], seed), generator(seed)).values()).backward()
+            got = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    return got
 
 
 @pytest.mark.parametrize("train", TRAINED)
@@ -183,12 +185,12 @@ def test_gradients_reach_what_is_trained_and_nothing_frozen(soap, shared, train)
     }[train]
     wanted = {name for name, _ in model.named_parameters() if any(name.startswith(f"{part}.") for part in parts)}
     assert {name for name, p in model.named_parameters() if p.requires_grad} == wanted
-    got = trained(model)
     # a constant beside a softmax changes nothing: the biases of the last layer before one
     free = ("gates.0.weight.bias", "gates.1.weight.bias", "gates.2.weight.bias", "key.bias")
-    dead = {name for name in wanted - got if not name.endswith(free)}
+    needed = {name for name in wanted if not name.endswith(free)}
+    got = trained(model, needed)
     assert got <= wanted
-    assert dead == set()
+    assert needed - got == set()
 
 
 def bond_gradient(config: Any) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import afmol
-from afmol.checkpoint import read_tensors, shipped_models, write_tensors
+from afmol.checkpoint import read_tensors, write_tensors
 from afmol.cli import COMMANDS as COMMANDS_OF_MAIN
 from afmol.cli import DATASET, main
 from afmol.data.molecules import pack_molecules
@@ -492,11 +492,3 @@ def test_help_needs_no_torch():
     code += "try: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split()[-1] == "False"
-
-
-@pytest.mark.skipif("base" not in shipped_models(), reason="no model is shipped yet")
-def test_demo(tmp_path, capsys):
-    main(["demo", "-o", str(tmp_path)])
-    text = capsys.readouterr().out
-    assert "bonds F1" in text
-    assert {p.suffix for p in tmp_path.iterdir()} == {".npz", ".json", ".xyz", ".sdf", ".png"}

@@ -387,7 +387,7 @@ def intact(tmp_path_factory) -> dict[str, bytes]:
     return {**found, ".gsf": (folder / "a.gsf" / "000.gsf").read_bytes(), ".sxm": sxm(IMAGE)}
 
 
-@settings(quick, max_examples=60)
+@settings(quick, max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".gsf", ".sxm"])
 def test_damage_ends_in_a_sentence(suffix, data, intact, tmp_path):

@@ -209,19 +209,30 @@ def image_loss():
     return loss, start
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_gradient_of_an_image_is_that_of_finite_differences(image_loss, backend):
+NAMES = ("positions", "charges", "lj_radius", "lj_depth", *TipParameters._fields)
+
+
+@pytest.fixture(scope="module")
+def slopes(image_loss):
+    """Finite differences of it by each of its arguments, of the faster engine: both are the same function."""
     loss, start = image_loss
-    values = leaves(*start)
-    gradients = torch.autograd.grad(loss(values, backend), values)
-    names = ("positions", "charges", "lj_radius", "lj_depth", *TipParameters._fields)
-    for k, (name, gradient) in enumerate(zip(names, gradients, strict=True)):
+    found = []
+    for k, name in enumerate(NAMES):
         step = 1e-5 * float(start[k].abs().max()) if name != "positions" else 1e-5
 
         def of_this(value, k=k):
-            return loss([*start[:k], value, *start[k + 1 :]], "numba")  # the faster one: both are the same function
+            return loss([*start[:k], value, *start[k + 1 :]], "numba")
 
-        expected = differences(of_this, start[k], step)
+        found.append(differences(of_this, start[k], step))
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_gradient_of_an_image_is_that_of_finite_differences(image_loss, slopes, backend):
+    loss, start = image_loss
+    values = leaves(*start)
+    gradients = torch.autograd.grad(loss(values, backend), values)
+    for name, gradient, expected in zip(NAMES, gradients, slopes, strict=True):
         assert expected.abs().max() > 0, name
         near([gradient], [expected], 1e-5)
 
@@ -291,7 +302,7 @@ def test_far_away_nothing_snaps_and_the_engines_agree_where_it_does():
 # A structure from its image
 
 
-@pytest.mark.parametrize("seed", [0, 2, 3])
+@pytest.mark.parametrize("seed", [0, 3])
 def test_displaced_atoms_find_back_by_the_gradient_of_their_image(seed):
     """0.2 A off in any direction (rms); all atoms lie within the 0.6 A that an image shows."""
     what = molecule(seed)

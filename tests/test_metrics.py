@@ -239,7 +239,7 @@ def test_perfect_prediction(seed):
 
 
 @given(seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_order_of_atoms_does_not_matter(seed):
     prediction, reference, visible = random_pair(seed)
     rng = np.random.default_rng(seed)
@@ -249,7 +249,7 @@ def test_order_of_atoms_does_not_matter(seed):
 
 
 @given(seeds, st.floats(-4, 4), st.tuples(st.floats(-20, 20), st.floats(-20, 20)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_frame_does_not_matter(seed, angle, shift):
     prediction, reference, visible = random_pair(seed)
     there = compare(moved(prediction, angle, shift), moved(reference, angle, shift), visible)

@@ -24,7 +24,7 @@ def rotation(seed: int) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(sets)
 def test_packing_keeps_every_molecule(tmp_path_factory, several):
     """Up to 0.001 A and 0.0001 e, once; what was read is written as it was."""
@@ -41,7 +41,7 @@ def test_packing_keeps_every_molecule(tmp_path_factory, several):
         loaded[len(several)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(sets)
 def test_flatness_agrees_with_a_singular_value_decomposition_of_each(several):
     packed = molecule_set(several)

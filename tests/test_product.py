@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import afmol
+from afmol.cli import main
 from afmol.data.bending import lay_down
-from afmol.demo import demo
 from afmol.metrics import Comparison, compare, summary
 from afmol.simulation import TIPS, Grid, grid_around
 from afmol.simulation.artefacts import white_noise
@@ -40,10 +40,13 @@ def test_five_molecules_are_found_in_the_frame_of_their_stacks(pixel, far):
     assert figures["bond_f1"] >= 0.97
 
 
-def test_the_demo_finds_its_molecule(tmp_path):
-    table = demo(tmp_path)
+def test_the_demo_finds_its_molecule(tmp_path, capsys):
+    main(["demo", "-o", str(tmp_path)])
+    table = capsys.readouterr().out
     found, truth = (afmol.read_molecule(tmp_path / f"chloroindirubin{end}.xyz") for end in ("", "_truth"))
     figures = summary(compare(found, truth, truth.within(0.8)))
     assert figures["recall"] >= 0.96
     assert figures["class_accuracy"] >= 0.96
     assert f"{figures['recall']:.3f}" in table
+    assert "bonds F1" in table
+    assert {path.suffix for path in tmp_path.iterdir()} == {".npz", ".json", ".xyz", ".sdf", ".png"}

@@ -57,9 +57,9 @@ def folder(config, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def many(config, tmp_path_factory) -> dict[str, bytes]:
-    """Fifty shards of four samples."""
+    """Twenty shards of four samples."""
     path = tmp_path_factory.mktemp("many")
-    list(make(replace(config, samples=200), path, workers=0))
+    list(make(replace(config, samples=80), path, workers=0))
     return contents(path)
 
 
@@ -128,10 +128,10 @@ def test_scripts_for_the_original_data_can_read_it(folder):
 
 
 def test_a_cluster_makes_the_same_bytes_and_a_worker_that_is_killed_costs_nothing(config, many, cluster, tmp_path):
-    done = make(replace(config, samples=200), tmp_path, scheduler=cluster.scheduler_address)
+    done = make(replace(config, samples=80), tmp_path, scheduler=cluster.scheduler_address)
     next(done)
     os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
-    assert len(list(done)) == 49
+    assert len(list(done)) == 19
     assert contents(tmp_path) == many
 
 
@@ -139,7 +139,7 @@ def test_killed_as_a_whole_it_goes_on(config, many, tmp_path, capsys):
     """The command as people run it, killed with all its processes as soon as it has written something."""
     toml, out = tmp_path / "set.toml", tmp_path / "out"
     data = "shard_size = 4\nslices = 4\nwindows = [[24, 24], [24, 16]]"
-    toml.write_text(f'molecules = "{config.molecules}"\nsamples = 200\n\n[data]\n{data}\n')
+    toml.write_text(f'molecules = "{config.molecules}"\nsamples = 80\n\n[data]\n{data}\n')
     command = ["dataset", "make", str(toml), "-o", str(out), "--workers"]
     start = [sys.executable, "-c", "from afmol.cli import main; main()", *command, "1"]
     process = subprocess.Popen(start, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -147,7 +147,7 @@ def test_killed_as_a_whole_it_goes_on(config, many, tmp_path, capsys):
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert 0 < len(contents(out)) < 50
+    assert 0 < len(contents(out)) < 20
     main([*command, "0"])
     assert "kept" in capsys.readouterr().out
     assert contents(out) == many

@@ -96,7 +96,7 @@ def test_the_reports_settings_equal_dscribe(config, backend):
             assert error(ours, theirs) <= limit
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 def test_random_configurations_equal_dscribe(seed):
     config = random_config(seed)
     positions, labels = atoms(seed, 20, config.n_species, extent=5)

@@ -182,8 +182,9 @@ def test_a_checkpoint_of_before_settings_were_stored_goes_on(whole_run, molecule
         one_sentence(error, path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("when", ["in a step", "between steps"])
+@pytest.mark.parametrize(
+    ("number", "when"), [(signal.SIGINT, "in a step"), (signal.SIGTERM, "between steps")], ids=["SIGINT", "SIGTERM"]
+)
 def test_a_run_that_is_told_to_stop_saves_what_it_has(whole_run, molecules, tmp_path, monkeypatch, number, when):
     config = tiny(molecules, tmp_path, checkpoint_every=100, validation=molecules, validation_samples=8)
     forward, add = OnePass.forward, training._Means.add

@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -22,8 +23,8 @@ def square(x: int) -> int:
     return x * x
 
 
-def square_and_process(x: int) -> tuple[int, int]:
-    return x * x, os.getpid()
+def square_process_and_setting(x: int) -> tuple[int, int, str | None]:
+    return x * x, os.getpid(), os.environ.get("MALLOC_TRIM_THRESHOLD_")
 
 
 def dies_once(task: tuple[int, str]) -> int:
@@ -43,22 +44,49 @@ def fails(x: int) -> int:
     raise ConfigError(f"{x} is wrong.")
 
 
-def test_each_task_is_done_once_by_other_processes():
+def listening(process: psutil.Process) -> set[str]:
+    """Addresses at which a process and its children take connections."""
+    tree = [process, *process.children(recursive=True)]
+    return {c.laddr.ip for p in tree for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+
+
+class Told(NamedTuple):
+    """What two workers said of twenty tasks, and the addresses at which they and this process listened meanwhile."""
+
+    squares: list[int]
+    processes: set[int]
+    settings: set[str | None]
+    heard: set[str]
+
+
+@pytest.fixture(scope="module")
+def told() -> Told:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in workers.MEMORY:  # what a cluster of another test left in this process, which goes before
+            patch.delenv(name, raising=False)
+        found = results(square_process_and_setting, range(20), workers=2)
+        first = next(found)
+        heard = listening(psutil.Process())
+        squares, processes, settings = zip(first, *found, strict=True)
+    return Told(sorted(squares), {*processes}, {*settings}, heard)
+
+
+def test_each_task_is_done_once_by_other_processes(told):
     assert sorted(results(square, range(20), workers=0)) == [x * x for x in range(20)]
-    found = sorted(results(square_and_process, range(20), workers=2))
-    assert [square for square, _ in found] == [x * x for x in range(20)]
-    assert os.getpid() not in {process for _, process in found}
+    assert told.squares == [x * x for x in range(20)]
+    assert os.getpid() not in told.processes
 
 
-def setting(name: str) -> str | None:
-    return os.environ.get(name)
-
-
-def test_workers_keep_their_memory(monkeypatch):
+def test_workers_keep_their_memory(told):
     """Dask's own setting has the system clear every large array anew."""
-    for name in workers.MEMORY:  # what a cluster of another test left in this process, which goes before
-        monkeypatch.delenv(name, raising=False)
-    assert list(results(setting, ["MALLOC_TRIM_THRESHOLD_"], workers=1)) == [str(2**33)]
+    assert told.settings == {str(2**33)}
+
+
+def test_nobody_listens_to_the_network(told):
+    assert told.heard <= {"127.0.0.1", "::1"}
+    assert told.heard
+    with socket.create_server(("0.0.0.0", 0)):
+        assert "0.0.0.0" in listening(psutil.Process())  # the test sees what it looks for
 
 
 UNGUARDED = """
@@ -118,23 +146,6 @@ def test_workers_end_with_their_parent(kind, tmp_path):
     assert [w for w in alive if w.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def listening(process: psutil.Process) -> set[str]:
-    """Addresses at which a process and its children take connections."""
-    tree = [process, *process.children(recursive=True)]
-    return {c.laddr.ip for p in tree for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
-
-
-def test_nobody_listens_to_the_network():
-    found = results(square, range(4), workers=2)
-    next(found)
-    heard = listening(psutil.Process())
-    assert list(found)
-    assert heard <= {"127.0.0.1", "::1"}
-    assert heard
-    with socket.create_server(("0.0.0.0", 0)):
-        assert "0.0.0.0" in listening(psutil.Process())  # the test sees what it looks for
-
-
 def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
     mark = tmp_path / "died"
     found = results(dies_once, [(x, str(mark)) for x in range(20)], workers=2)
@@ -154,8 +165,11 @@ def test_a_mistake_stays_one_sentence(cluster):
             list(results(fails, [3], **where))
 
 
-def test_a_task_that_kills_its_workers(cluster):
-    with pytest.raises(ConfigError, match="4 workers died over the same task"):
+def test_a_task_that_kills_its_workers(cluster, monkeypatch):
+    assert cluster.scheduler.allowed_failures == workers.RETRIES
+    for holder, name in ((cluster.scheduler, "allowed_failures"), (workers, "RETRIES")):
+        monkeypatch.setattr(holder, name, 1)  # each worker takes seconds to start
+    with pytest.raises(ConfigError, match="2 workers died over the same task"):
         list(results(dies, [3], scheduler=cluster.scheduler_address))
 
 
