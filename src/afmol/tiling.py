@@ -103,8 +103,8 @@ def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
     )
     probabilities = np.array([bonds[pair] for pair in order], float)
     pairs = np.array(order, int).reshape(-1, 2)
-    said = [m.element_probabilities for m in found if len(m)]
-    elements = None if not said or any(p is None for p in said) else np.concatenate(said)[kept]
+    said = [m.element_probabilities for m in found if len(m) and m.element_probabilities is not None]
+    elements = np.concatenate(said)[kept] if sum(map(len, said)) == len(positions) > 0 else None
     return Molecule(
         *(positions[kept], numbers, pairs, None, classes, confidence, probabilities),
         element_probabilities=elements,

@@ -60,8 +60,8 @@ def prediction_picture(scan: Scan, molecule: Molecule, path: str | Path, referen
     _legend(figure, (x_right + 2.1, 0.75), molecule, reference)
     heading(figure, scan.source or "prediction", _numbers(molecule))
     for line, warning in enumerate(molecule.warnings):
-        at = np.divide((0.25, 0.12 + 0.2 * line), figure.get_size_inches())
-        figure.text(*at, f"WARNING: {warning}", fontsize=9, color=ALARM)
+        x, y = np.divide((0.25, 0.12 + 0.2 * line), figure.get_size_inches())
+        figure.text(x, y, f"WARNING: {warning}", fontsize=9, color=ALARM)
     save(figure, path)
 
 

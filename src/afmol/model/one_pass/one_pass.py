@@ -212,17 +212,23 @@ class OnePass(nn.Module):
         positions, image, _ = find_peaks(maps, self.config.pixel, CANDIDATE)
         pairs = neighbours(positions, image)
         size = torch.tensor(images.shape[2:], device=images.device) * self.config.pixel
-        told = None
-        for _ in range(1 + self.config.feedback):
+        turned = [turn_points(positions, size, view) for view in VIEWS]
+
+        def asked(told: Tensor | None) -> Graph:
+            """The mean over views."""
             graphs = [
-                self.bondnet(features, turn_points(positions, size, view), image, 2 * self.config.pixel, pairs, told)
-                for (features, _), view in zip(views, VIEWS, strict=True)
+                self.bondnet(features, points, image, 2 * self.config.pixel, pairs, told)
+                for (features, _), points in zip(views, turned, strict=True)
             ]
             exists, elements, z, bonds = (
                 torch.stack([getattr(g, name) for g in graphs]).mean(0) for name in ("exists", "elements", "z", "bonds")
             )
-            told = elements.softmax(1)
-        graph = bondable(Graph(exists, elements, z, pairs, bonds), positions)
+            return Graph(exists, elements, z, pairs, bonds)
+
+        graph = asked(None)
+        for _ in range(self.config.feedback):
+            graph = asked(graph.elements.softmax(1))
+        graph = bondable(graph, positions)
         return [_molecule(positions, graph, image == b, threshold, self.config.depth) for b in range(len(images))]
 
 
