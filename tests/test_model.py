@@ -709,7 +709,7 @@ def test_a_model_starts_from_one_without_feedback():
     new.take(old)
     (a,), (b,) = old.predict(images), new.predict(images)
     np.testing.assert_array_equal(a.element_probabilities, b.element_probabilities)
-    with pytest.raises(ConfigError, match=r"only model\.feedback"):
+    with pytest.raises(ConfigError, match=r"only model.feedback"):
         OnePass(replace(TINY, width=24)).take(old)
 
 

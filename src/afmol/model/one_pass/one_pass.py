@@ -98,7 +98,9 @@ class OnePass(nn.Module):
             ConfigError: another model.
         """
         if replace(other.config, feedback=self.config.feedback) != self.config:
-            raise ConfigError("The weights to start from are of another network: only model.feedback may differ.")
+            raise ConfigError(
+                "The weights to start from are of a model of another configuration: only model.feedback may differ."
+            )
         self.load_state_dict(other.state_dict(), strict=False)
 
     def _wanted(self, batch: Batch) -> Tensor:
