@@ -345,8 +345,9 @@ async function simulate() {
     stale = false;
     try {
       const pixel = Math.max(...state.stack.size) / 64;
+      const asked = state.molecule;
       const [answer, bytes] = await job("simulate", { ...setup(), pixel }, state.stack.data);
-      state.charges ??= answer.charges;
+      if (state.molecule === asked) state.charges ??= answer.charges; // those of an element that was undone meanwhile are not its
       strips($("strips"), new Float32Array(bytes.buffer), answer.shape, answer.correlations, heights());
       const mean = answer.correlations.reduce((a, b) => a + b, 0) / answer.correlations.length;
       const without = answer.uncharged ? ` Without charges: ${answer.uncharged}` : "";
