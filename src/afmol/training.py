@@ -17,12 +17,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -37,6 +35,9 @@ from .files import locked
 from .metrics import compare, summary, total
 from .model import ImageModel, ModelConfig, OnePassConfig, SoapPredictorConfig, build
 from .model.soap_predictor import GrowingMolecules, PointsConfig, RandomPoints
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 LOG_EVERY = 50
 """Steps over which the losses of a line of metrics.jsonl are averaged."""
@@ -234,7 +235,7 @@ def fit(model: nn.Module, source: Source, config: FitConfig, validate: Validate 
 
 
 def _fit(
-    fabric: Fabric, model: nn.Module, source: Source, config: FitConfig, validate: Validate | None, begun: str
+    fabric: "Fabric", model: nn.Module, source: Source, config: FitConfig, validate: Validate | None, begun: str
 ) -> Path:
     """`fit`, alone in its folder."""
     out = Path(config.out)
@@ -418,8 +419,11 @@ def _cut_torn_line(metrics: Path) -> None:
         os.truncate(metrics, content.rfind(b"\n") + 1)
 
 
-def _fabric(config: FitConfig) -> Fabric:
+def _fabric(config: FitConfig) -> "Fabric":
     """Not launched yet."""
+    from lightning_fabric import Fabric  # takes seconds, and with it torch's compiler
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
     precision = fast_precision(config.accelerator) if config.precision == "auto" else config.precision
     try:
         return Fabric(accelerator=config.accelerator, devices=config.devices, precision=precision)  # pyrefly: ignore
