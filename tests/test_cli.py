@@ -246,7 +246,7 @@ def test_debug_shows_where_a_mistake_was_found(tmp_path, capsys):
 
 
 def test_a_reader_that_closes_the_pipe_gets_no_words(tmp_path):
-    code = "from afmol.cli import main\nmain(['info'])"
+    code = "from afmol.cli import main\nmain(['--version'])"
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run.stdout.close()
     assert run.stderr.read() == ""
