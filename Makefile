@@ -26,8 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## predict an example: a table here, files in out/
 	$(BIN)/afmol demo -o out
 
-test: $(STAMP)  ## all tests
-	$(BIN)/python -m pytest
+# Each process takes the next tests of its own part, and those of another's when it has none left.
+test: $(STAMP)  ## all tests, on up to four processes
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 fuzz: $(STAMP)  ## mutated files through every reader: make fuzz SEED=1 START=0 COUNT=100000
 	$(BIN)/python tests/fuzz.py --seed $(SEED) --start $(START) --count $(COUNT) --out out/fuzz
