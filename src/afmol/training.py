@@ -436,7 +436,7 @@ def fast_precision(accelerator: str) -> str:
     """What a GPU, if there is one and it may be used, or else this processor does well."""
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed"
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # torch before 2.9
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # older torch
     return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
 
 
