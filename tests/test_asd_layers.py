@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
+from afmol.model import pair_means
 from afmol.model.asd.convolution import convolution, convolved_upsampled, upsampled
 from afmol.model.asd.encoding import QueryAttention
 from afmol.model.asd.grid import PEAK, position_grid
@@ -17,6 +18,7 @@ from afmol.model.asd.nodes import MessagePassing
 from afmol.model.asd.peaks import MOST, NEAREST, find_peaks, local_maxima
 from afmol.model.asd.unet import SkipGate, standardised
 from afmol.model.attention import Attention, GatedSum, mlp
+from afmol.model.pair_means import mean_of_pairs, reference
 from test_asd import close
 
 seeds = st.integers(0, 2**32 - 1)
@@ -66,6 +68,41 @@ def test_attention_as_in_figure_8():
             share = torch.stack([keys[n, i] @ q for q in queries[n]]).softmax(0)
             values = [attention.value(F.relu(attention.mix(torch.cat([keys[n, i], q])))) for q in queries[n]]
             assert close(out[n, i], sum(s * v for s, v in zip(share, values, strict=True)))
+
+
+def test_what_all_nodes_have_in_common_may_come_apart():
+    torch.manual_seed(0)
+    attention = Attention(4 + 3, 6 + 2, 8)
+    u, w, of_keys, of_queries = (torch.randn(3, *shape) for shape in ((5, 4), (7, 6), (3,), (2,)))
+    together = [torch.cat([x, c[:, None].expand(-1, x.shape[1], -1)], 2) for x, c in ((u, of_keys), (w, of_queries))]
+    assert close(attention(u, w, systems=(of_keys, of_queries)), attention(*together), 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (1, 1, 1, 1), (3, 2, 1, 5), (7, 4, 6, 16)])
+def test_means_of_pairs_and_their_derivatives(shape):
+    n, k, q, width = shape
+    torch.manual_seed(0)
+    inputs = [torch.randn(n, *x, dtype=torch.double, requires_grad=True) for x in ((k, width), (q, width), (k, q))]
+    keys, queries, share = inputs
+    plain = torch.einsum("nij,nijc->nic", share, F.relu(keys[:, :, None] + queries[:, None]))
+    assert close(mean_of_pairs(*inputs), plain, 1e-12)
+    assert close(reference(*inputs), plain, 1e-12)
+    if n:
+        assert torch.autograd.gradcheck(mean_of_pairs, inputs)
+        assert torch.autograd.gradgradcheck(mean_of_pairs, inputs)
+
+
+def test_means_of_pairs_on_two_threads_are_those_on_one(monkeypatch):
+    monkeypatch.setattr(pair_means, "FEWEST_VALUES", 8)
+    torch.manual_seed(0)
+    inputs = [torch.randn(9, *x, requires_grad=True) for x in ((4, 8), (5, 8), (4, 5))]
+    found, threads = [], torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        means = mean_of_pairs(*inputs)
+        found.append([means, *torch.autograd.grad(means.square().sum(), inputs)])
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_gated_sum():

@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-AT_ONCE = 2**20
-"""Values of pairs that are formed together."""
+from .pair_means import mean_of_pairs
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -23,8 +22,9 @@ class Attention(nn.Module):
         v_ij = MLP(k_i, q_j) = V ReLU(M (k_i, q_j) + c) + d
         o_i = sum_j a_ij v_ij                                           ... keys width
 
-    What all have in common (a system-wide vector) goes into u and w. Since sum_j a_ij = 1, V is applied to the mean of
-    the hidden layer, once a key instead of once a pair.
+    What all have in common (a system-wide vector) goes into u and w, as their last entries; its part of the first layer
+    is worked out once. Since sum_j a_ij = 1, V is applied to the mean of the hidden layer, once a key instead of once a
+    pair.
     """
 
     def __init__(self, keys: int, queries: int, width: int, scaled: bool = False) -> None:
@@ -39,25 +39,29 @@ class Attention(nn.Module):
         keys: Float[Tensor, "*batch k a"],
         queries: Float[Tensor, "*batch q b"],
         there: Bool[Tensor, "*batch q"] | None = None,
+        systems: tuple[Float[Tensor, "*batch c"], Float[Tensor, "*batch d"]] | None = None,
     ) -> Float[Tensor, "*batch k width"]:
-        """`there`: which queries count, at least one; None: all."""
-        key, query = self.key(keys), self.query(queries)
+        """`there`: which queries count, at least one; None: all. `systems`: the vectors that all keys, and all queries,
+        have in common."""
+        if systems is None:
+            key, query = self.key(keys), self.query(queries)
+        else:
+            key, query = _with_system(self.key, keys, systems[0]), _with_system(self.query, queries, systems[1])
         logits = self.scale * key @ query.mT
         share = (logits if there is None else logits.masked_fill(~there[..., None, :], -torch.inf)).softmax(-1)
         of_key, of_query = self.mix.weight.chunk(2, dim=1)
-        hidden = _mean_of_pairs(key @ of_key.T, F.linear(query, of_query, self.mix.bias), share)
-        return self.value(hidden.view_as(key))
+        hidden = mean_of_pairs(key @ of_key.T, F.linear(query, of_query, self.mix.bias), share)
+        return self.value(hidden)
 
 
-def _mean_of_pairs(
-    keys: Float[Tensor, "*batch k width"], queries: Float[Tensor, "*batch q width"], share: Float[Tensor, "*batch k q"]
-) -> Float[Tensor, "n k width"]:
-    """sum_j share_ij ReLU(keys_i + queries_j), a few of the batch at a time: two to three times as fast on a CPU, whose
-    caches the pairs of all would not fit."""
-    rows = max(1, AT_ONCE // max(1, share.shape[-2] * share.shape[-1] * keys.shape[-1]))
-    parts = (x.reshape(-1, *x.shape[-2:]).split(rows) for x in (keys, queries, share))
-    means = [a[:, :, None] @ F.relu(k[:, :, None] + q[:, None], inplace=True) for k, q, a in zip(*parts, strict=True)]
-    return torch.cat(means)[:, :, 0]
+def _with_system(
+    layers: nn.Sequential, nodes: Float[Tensor, "*batch n a"], system: Float[Tensor, "*batch c"]
+) -> Float[Tensor, "*batch n width"]:
+    """layers((node, system)) for each node."""
+    first = layers[0]
+    assert isinstance(first, nn.Linear)
+    of_node, of_system = first.weight.split([nodes.shape[-1], system.shape[-1]], dim=1)
+    return layers[1:](nodes @ of_node.T + F.linear(system, of_system, first.bias)[..., None, :])
 
 
 class GatedSum(nn.Module):

@@ -70,23 +70,18 @@ class Head(nn.Module):
         query: Float[Tensor, "batch n b"],
     ) -> Float[Tensor, "batch n component"]:
         """`key` and `query`: system-wide vectors that go with the keys and the queries."""
-        x, y = (_beside(c, key) for c in channels)
-        asks_x, asks_y = (_beside(c, query) for c in channels)
+        x, y = channels
         for k, layer in enumerate(self.layers):
-            new_x, new_y = layer(x, asks_y, there[1]), layer(y, asks_x, there[0])
+            systems = None if k else (key, query)
+            new_x, new_y = layer(x, y, there[1], systems), layer(y, x, there[0], systems)
             last = k == len(self.layers) - 1
             x, y = (x + new_x, y + new_y) if last else (self.norms[k](new_x), self.norms[k](new_y))
-            asks_x, asks_y = x, y
         return self.gather(torch.cat([x, y], dim=2), torch.cat(there, dim=2))
 
 
 def normalisation(width: int, config: SoapPredictorConfig) -> nn.Module:
     """Layer normalisation, or nothing."""
     return nn.LayerNorm(width) if config.normalise else nn.Identity()
-
-
-def _beside(nodes: Float[Tensor, "batch n m g"], system: Float[Tensor, "batch n a"]) -> Float[Tensor, "batch n m c"]:
-    return torch.cat([nodes, system[:, :, None].expand(-1, -1, nodes.shape[2], -1)], dim=3)
 
 
 class ReportNetwork(nn.Module):
