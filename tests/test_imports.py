@@ -36,6 +36,7 @@ ORDER = (
         "plots",
         "imaging",
         "fitting",
+        "naming",
         "prediction",
         "evaluation",
         "soap_evaluation",

@@ -1,13 +1,16 @@
 """Any stack in, the molecule in the stack's own frame out."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from afmol import molecule_from_smiles
 from afmol.errors import ConfigError
 from afmol.files import read_molecule
 from afmol.model import OnePass, OnePassConfig
+from afmol.naming import Namer
 from afmol.prediction import predict, write_prediction
 from afmol.structures import Molecule, Scan
 
@@ -65,6 +68,51 @@ def test_written_files_agree(tmp_path):
     assert np.allclose(sdf.positions, molecule.positions, atol=1e-3)
     assert sdf.bonds.tolist() == [[0, 1]], "only bonds that are more probable than not"
     assert read_molecule(xyz_path).symbols == ["C", "O", "H"]
+
+
+def test_each_molecule_is_an_entry(tmp_path):
+    """Two pyridines 9 A apart, their atoms mixed, one of them without a hydrogen."""
+    pyridine = molecule_from_smiles("c1ccncc1")
+    n = len(pyridine)
+    p = pyridine.positions + np.array([5.0, 5.0, 0.0])
+    mixed = np.random.default_rng(0).permutation(2 * n)
+    two = Molecule(
+        np.concatenate([p, p + np.array([9.0, 0, 0])]),
+        np.tile(pyridine.numbers, 2),
+        np.concatenate([pyridine.bonds, pyridine.bonds + n]),
+    ).taken(mixed[mixed != 2 * n - 1])
+    parts = two.parts()
+    assert [len(part) for part in parts] == [n, n - 1]
+    with Namer() as namer:
+        names = tuple(namer.smiles(two.taken(part)) for part in parts)
+    assert names == ("c1ccncc1", None), "what was not seen whole has no name"
+    scan = blob((20.0, 10.0), (160, 80), (5, 5))
+    json_path, _, sdf_path, _ = write_prediction(scan, replace(two, smiles=names), tmp_path, "m", "tiny", 0.8)
+    record = json.loads(json_path.read_text())
+    assert [m["smiles"] for m in record["molecules"]] == ["c1ccncc1", None]
+    assert sorted(k for m in record["molecules"] for k in m["atoms"]) == list(range(2 * n - 1))
+    entries = sdf_path.read_text().split("$$$$\n")
+    assert len(entries) == 3
+    assert not entries[2]
+    assert np.allclose(read_molecule(sdf_path).positions, two.positions[parts[0]], atol=1e-3)
+
+
+def test_a_missed_bond_does_not_cut_a_molecule():
+    pyridine = molecule_from_smiles("c1ccncc1")
+    assert [len(part) for part in replace(pyridine, bonds=pyridine.bonds[:0]).parts()] == [len(pyridine)]
+    assert Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int)).parts() == []
+
+
+def test_naming_that_takes_too_long_is_ended():
+    pyridine = molecule_from_smiles("c1ccncc1")
+    with Namer(seconds=0.01) as namer:  # less than it takes to start
+        assert namer.smiles(pyridine) is None
+        namer.seconds = 60.0
+        assert namer.smiles(pyridine) == "c1ccncc1", "the next one gets a new process"
+        assert namer.process is not None
+        namer.process.kill()
+        assert namer.smiles(pyridine) is None
+        assert namer.smiles(pyridine) == "c1ccncc1"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

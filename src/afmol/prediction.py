@@ -19,7 +19,9 @@ from .checkpoint import DEFAULT_MODEL, load_image_model
 from .doubts import doubted
 from .errors import AfmolError, ConfigError
 from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
+from .files.molecules import sdf
 from .model import ImageModel
+from .naming import Namer
 from .plots import prediction_picture
 from .resampling import resampled, usable
 from .structures import Molecule, Scan
@@ -90,7 +92,8 @@ def predict_many(scans: Sequence[Scan], network: ImageModel, threshold: float = 
 
 def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) -> dict:
     """A prediction as plain values, format afmol-prediction/1 (CONVENTIONS.md)."""
-    n, m, alternatives = len(molecule), len(molecule.bonds), molecule.alternatives()
+    n, m, alternatives, parts = len(molecule), len(molecule.bonds), molecule.alternatives(), molecule.parts()
+    smiles = molecule.smiles or [None] * len(parts)
     probabilities = molecule.class_probabilities if molecule.class_probabilities is not None else np.zeros((n, 5))
     confidence = molecule.confidence if molecule.confidence is not None else np.ones(n)
     bonds = molecule.bond_probabilities if molecule.bond_probabilities is not None else np.ones(m)
@@ -113,6 +116,7 @@ def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) 
             {"atoms": [int(i), int(j)], "probability": round(float(p), 4)}
             for (i, j), p in zip(molecule.bonds, bonds, strict=True)
         ],
+        "molecules": [{"atoms": part.tolist(), "smiles": name} for part, name in zip(parts, smiles, strict=True)],
         "warnings": list(molecule.warnings),
     }
 
@@ -129,6 +133,8 @@ def write_prediction(
 ) -> list[Path]:
     """NAME.json (every candidate bond with its probability), NAME.xyz, NAME.sdf and NAME.png (bonds above 0.5) in OUT.
 
+    In NAME.sdf each molecule of a scan that shows several is an entry of its own.
+
     NAME.json says that the scan came from `source`; from what the scan itself says, if that is empty.
 
     Raises:
@@ -142,7 +148,7 @@ def write_prediction(
     text = json.dumps(record, indent=1)
     write_file(paths[0], f"{text}\n".encode())
     write_molecule(bonded, paths[1])
-    write_molecule(bonded, paths[2])
+    write_file(paths[2], b"".join(sdf(bonded.taken(part)) for part in bonded.parts()) or sdf(bonded))
     prediction_picture(scan, bonded, paths[3], reference)
     return paths
 
@@ -182,17 +188,21 @@ def predict_files(
     network, name = load_image_model(model)
     slices = len(sources) > 1 and all(is_single_slice(source) for source in sources)
     stacks: list[str | list[str]] = [list(sources)] if slices else list(sources)
-    for source, stem in zip(stacks, result_names([s[0] if isinstance(s, list) else s for s in stacks]), strict=True):
-        first, origin = (source[0], _origin(*source)) if isinstance(source, list) else (source, _origin(source))
-        try:
-            if not overwrite:
-                _check_results(out, stem, origin)
-            scan = read_scan(source, **reading)
-            molecule = predict(scan, network, threshold, progress=progress)
-            write_prediction(scan, molecule, out, stem, name, network.config.depth, source=origin)
-            yield stem, molecule
-        except AfmolError as error:
-            yield first, error
+    stems = result_names([s[0] if isinstance(s, list) else s for s in stacks])
+    with Namer() as namer:
+        for source, stem in zip(stacks, stems, strict=True):
+            first, origin = (source[0], _origin(*source)) if isinstance(source, list) else (source, _origin(source))
+            try:
+                if not overwrite:
+                    _check_results(out, stem, origin)
+                scan = read_scan(source, **reading)
+                molecule = predict(scan, network, threshold, progress=progress)
+                smiles = tuple(namer.smiles(molecule.taken(part)) for part in molecule.parts())
+                molecule = replace(molecule, smiles=smiles)
+                write_prediction(scan, molecule, out, stem, name, network.config.depth, source=origin)
+                yield stem, molecule
+            except AfmolError as error:
+                yield first, error
 
 
 def result_names(sources: Sequence[str]) -> list[str]:

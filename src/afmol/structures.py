@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 from .elements import BY_NUMBER, CATEGORIES, ELEMENTS, element_index
 from .errors import MoleculeError, ScanError
@@ -21,6 +24,8 @@ LARGEST_CHARGE = 20.0
 """Partial charges beyond this, e, are a mistake: no nucleus carries as much in a molecule."""
 HIGHEST = 1e6
 """Tip heights beyond this, A, are a mistake: a tenth of a millimetre, more than any piezo moves."""
+TOUCHING = 2.0
+"""Atoms closer than this, A, are of one molecule, bonded or not: the hydrogens of two stay 2.2 A apart."""
 LIKELY = 0.5
 """A listed bond with more than this probability is predicted."""
 LEAST = 0.01
@@ -121,6 +126,8 @@ class Molecule:
     """In the order of ELEMENTS; None: the model knows classes only."""
     warnings: tuple[str, ...] = ()
     """Why a prediction may be wrong as a whole, a sentence each."""
+    smiles: tuple[str | None, ...] = ()
+    """Of each of `parts`, None where it is no whole molecule; empty where nobody asked (naming.py)."""
 
     def __post_init__(self) -> None:
         n, m = len(self.numbers), len(self.bonds)
@@ -177,6 +184,28 @@ class Molecule:
         """The molecule with the bonds that are more probable than not."""
         p = self.bond_probabilities
         return self if p is None else replace(self, bonds=self.bonds[self.likely], bond_probabilities=p[self.likely])
+
+    def parts(self) -> list[Int[np.ndarray, " k"]]:
+        """The atoms of each molecule, the largest first: those that likely bonds join, or closer than TOUCHING."""
+        close = KDTree(self.positions).query_pairs(TOUCHING, output_type="ndarray") if len(self) else self.bonds
+        n, (i, j) = len(self), np.concatenate([self.bonds[self.likely], close]).T
+        count, part = connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)
+        return sorted((np.flatnonzero(part == k) for k in range(count)), key=lambda atoms: (-len(atoms), atoms[0]))
+
+    def taken(self, atoms: Int[np.ndarray, " k"]) -> "Molecule":
+        """These atoms alone, in this order, and the bonds between them."""
+        place = np.full(len(self), -1)
+        place[atoms] = np.arange(len(atoms))
+        kept = (place[self.bonds] >= 0).all(1)
+        of_atoms = ("positions", "numbers", "charges", "class_probabilities", "confidence", "element_probabilities")
+        values = {name: getattr(self, name) for name in of_atoms}
+        return replace(
+            self,
+            bonds=np.sort(place[self.bonds[kept]], axis=1),
+            bond_probabilities=None if self.bond_probabilities is None else self.bond_probabilities[kept],
+            smiles=(),
+            **{name: None if value is None else value[atoms] for name, value in values.items()},
+        )
 
     def within(self, depth: float) -> Bool[np.ndarray, " n"]:
         """Mask of the atoms at most `depth` (A) below the topmost one, where that lies at z = 0."""

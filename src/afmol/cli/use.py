@@ -70,7 +70,9 @@ def predict(
             print(sentence(found), file=sys.stderr)
         else:
             warnings = "".join(f" WARNING: {warning}" for warning in found.warnings)
-            print(f"{name}: {_described(found)} -> {out / name}.json .xyz .sdf .png{warnings}")
+            names = [smiles for smiles in found.smiles if smiles]
+            whole = f", SMILES {'.'.join(names)}" if names else ""
+            print(f"{name}: {_described(found)}{whole} -> {out / name}.json .xyz .sdf .png{warnings}")
     if failures:
         sys.exit(2)
 

@@ -1,0 +1,100 @@
+"""SMILES of predicted molecules where what was found is a whole molecule, by RDKit in a process of its own.
+
+The search for bond orders may take minutes or gigabytes, and no stack is worth that: the process is ended after
+`SECONDS`, the molecule has no name then, and the next one gets a new process.
+
+    python -m afmol.naming      a molecule a line in JSON -> its SMILES, or null, a line
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+
+from .errors import AfmolError
+from .structures import Molecule
+
+SECONDS = 10.0
+"""For one molecule."""
+MEMORY = 2 * 2**30
+"""Address space of the process, bytes; RDKit alone takes 0.6 GiB of it."""
+
+
+class Namer:
+    """The process, which starts with the first molecule; a context that ends it."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Namer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def smiles(self, molecule: Molecule) -> str | None:
+        """Canonical SMILES of a molecule by its positions, elements and likely bonds; None where its valences are those
+        of no neutral molecule, as where a part of it was not seen, or where to find out took too long."""
+        bonded = molecule.with_likely_bonds()
+        if not len(bonded):
+            return None
+        process = self.process = self.process or subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        values = {name: getattr(bonded, name).tolist() for name in ("positions", "numbers", "bonds")}
+        late = threading.Timer(self.seconds, process.kill)
+        late.start()
+        try:
+            process.stdin.write(f"{json.dumps(values)}\n".encode())
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = b""
+        finally:
+            late.cancel()
+        if not line.endswith(b"\n"):
+            self._stop()
+            return None
+        return json.loads(line)
+
+    def _stop(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+
+def _smiles(values: dict) -> str | None:
+    """Of one molecule, here and now."""
+    from .data.chemistry import graph_from_geometry
+
+    molecule = Molecule(
+        np.array(values["positions"], float).reshape(-1, 3),
+        np.array(values["numbers"], int),
+        np.array(values["bonds"], int).reshape(-1, 2),
+    )
+    with contextlib.suppress(AfmolError):
+        return graph_from_geometry(molecule, bonded=True).GetProp("_Name")
+    return None
+
+
+def _main() -> None:
+    with contextlib.suppress(ImportError, ValueError, OSError):  # a system without the limit, or with a lower one
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for line in sys.stdin:
+        print(json.dumps(_smiles(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    _main()
