@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ import torch
 from afmol.data.molecules import MoleculeSet, load_molecules, pack_molecules
 from afmol.data.samples import DataConfig, make_sample
 from afmol.elements import bonds_by_distance, table
-from afmol.simulation import Grid, Tip, simulate, stacks
+from afmol.simulation import FORCES, TIPS, Grid, Tip, simulate, stacks
 from afmol.structures import Molecule
 
 REPEATS = 9
@@ -194,11 +195,13 @@ def print_errors(folder: Path, densities: tuple[int, ...]) -> None:
         print(f"| {name} | {' | '.join(f'{value:.5f}' for value in row)} |")
 
 
-def image_times(molecule: Molecule) -> tuple[float, float]:
-    """One image, serial and parallel, ms."""
-    grid = grid_of()
+def image_times(molecule: Molecule, force: str = "lennard-jones", tip: str = "co-quadrupole") -> tuple[float, float]:
+    """One image, serial and parallel, ms, as far away as images of that force model are taken."""
+    model, grid = FORCES[force], grid_of()
+    closer = FORCES["lennard-jones"].standard_distance - model.standard_distance
+    grid = replace(grid, heights=grid.heights - closer)
     serial, parallel = (
-        milliseconds(lambda parallel=parallel: simulate(molecule, Tip(), grid, parallel=parallel))
+        milliseconds(lambda parallel=parallel: simulate(molecule, TIPS[tip], grid, force=model, parallel=parallel))
         for parallel in (False, True)
     )
     return serial, parallel
@@ -273,6 +276,10 @@ def main() -> None:
     torch.set_num_threads(1)
     gradients = np.array([gradient_times(m) for m in molecules])
     torch.set_num_threads(threads)
+    exponentials = {
+        f"afmol, exponentials, {charges}, all cores": np.array([image_times(m, "exponential", t)[1] for m in molecules])
+        for charges, t in (("3 charges", "co-quadrupole"), ("1 charge", "co-charge"))
+    }
     rows = [
         ("afmol, one thread", times[:, 0]),
         ("afmol, all cores", times[:, 1]),
@@ -281,12 +288,14 @@ def main() -> None:
     ]
     missing = [name for name in ("ppafm", "pyopencl") if importlib.util.find_spec(name) is None]
     densities = () if missing else DENSITIES
-    rows += [(f"ppafm OpenCL, {d} points an A", np.array(ppafm_times(molecules, d))) for d in densities]
+    slower = [(f"ppafm OpenCL, {d} points an A", np.array(ppafm_times(molecules, d))) for d in densities]
+    rows += [*exponentials.items(), *slower]
     for name, row in rows:
         print(f"| {name} | {' | '.join(f'{ms:.1f}' for ms in row)} |")
     print(f"\nBackward over forward: {', '.join(f'{b / f:.2f}' for f, b in gradients)}")
-    for density, (_, row) in zip(densities, rows[4:], strict=True):
-        print(f"ppafm at {density} points an A over afmol: {', '.join(f'{r:.0f}' for r in row / times[:, 1])}")
+    for name, row in slower:
+        for ours, own in {"afmol, Lennard-Jones": times[:, 1], **exponentials}.items():
+            print(f"{name}, over {ours}: {', '.join(f'{r:.0f}' for r in row / own)}")
     if missing:
         print(f"\nppafm's OpenCL engine is left out: {' and '.join(missing)} cannot be imported.")
     if options.reference:

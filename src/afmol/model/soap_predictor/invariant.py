@@ -3,9 +3,11 @@
     equation                                                        variable         shape
     r_ij, cos a_ijk (0 where j or k is the centre itself)           distance, cosine (batch, n, m), (batch, n, m, m')
     f_c(r_ij), g_c(r_ik): networks of Gaussians of the distance     first, second    (batch, n, m, channels)
-    h_c(cos a_ijk): a network                                       angular          (batch, n, m, m', channels)
+    h_c(cos a_ijk) = sum_b w_bc G_b(cos a_ijk), G_b Gaussians       angular: w       (b, channels)
     s_c = sum_jk f_c g_c h_c, j and k of the two classes            sums             (batch, n, channels)
     SOAP of that pair of classes = W s                                               (batch, n, k)
+
+Since h is linear in its Gaussians, the sum over k is a product of matrices, and nothing is kept of triples but G.
 
 The same functions serve all pairs of classes and all degrees l: to them a class is just a label. Turning or shifting
 the graph changes nothing, nor does what was known of it before. Distances count as far as SOAP sees (its `reach`).
@@ -20,6 +22,14 @@ from .graphs import Graphs, Members, members, pairs_of
 
 GAUSSIANS = 24
 """Of the distance, from 0 to SOAP's reach."""
+ANGULAR_GAUSSIANS = 8
+"""Of the cosine, from -1 to 1."""
+
+
+def gaussians(values: Float[Tensor, "*shape"], low: float, high: float, count: int) -> Float[Tensor, "*shape b"]:
+    """`count` Gaussians of each value, from `low` to `high`, as wide as they are apart."""
+    centres = torch.linspace(low, high, count, device=values.device, dtype=values.dtype)
+    return torch.exp(-0.5 * ((values[..., None] - centres) * ((count - 1) / (high - low))) ** 2)
 
 
 class Radial(nn.Module):
@@ -35,11 +45,9 @@ class Radial(nn.Module):
         )
 
     def forward(self, distance: Float[Tensor, "batch n m"]) -> Float[Tensor, "batch n m channels"]:
-        centres = torch.linspace(0, self.reach, GAUSSIANS, device=distance.device, dtype=distance.dtype)
-        width = self.reach / (GAUSSIANS - 1)
-        gaussians = torch.exp(-0.5 * ((distance[..., None] - centres) / width) ** 2)
         share = (distance / self.reach).clamp(max=1)
-        return self.net(gaussians) * (0.5 * (torch.cos(torch.pi * share) + 1))[..., None]
+        values = self.net(gaussians(distance, 0.0, self.reach, GAUSSIANS))
+        return values * (0.5 * (torch.cos(torch.pi * share) + 1))[..., None]
 
 
 class InvariantNetwork(nn.Module):
@@ -50,11 +58,9 @@ class InvariantNetwork(nn.Module):
         self.config = config
         channels, hidden = config.widths[:2]
         self.first, self.second = (Radial(config.soap.reach, hidden, channels) for _ in range(2))
-        self.angular = nn.Sequential(
-            *(nn.Linear(1, hidden), nn.SiLU()),
-            *(nn.Linear(hidden, hidden), nn.SiLU()),
-            nn.Linear(hidden, channels),
-        )
+        places = torch.linspace(-1, 1, ANGULAR_GAUSSIANS)[:, None] ** torch.arange(ANGULAR_GAUSSIANS)
+        decay = 0.5 ** torch.arange(ANGULAR_GAUSSIANS)[:, None]
+        self.angular = nn.Parameter(places @ (decay * torch.randn(ANGULAR_GAUSSIANS, channels)) / 2)
         self.out = nn.Linear(channels, config.component * (config.soap.max_l + 1), bias=False)
 
     def forward(self, graphs: Graphs) -> Float[Tensor, "batch n pairs k"]:
@@ -70,8 +76,9 @@ class InvariantNetwork(nn.Module):
         columns = []
         for a, b in pairs_of(self.config.soap.n_species):
             cosine = unit[a] @ unit[b].mT  # -> batch n m m'
-            terms = self.angular(cosine[..., None]) * second[b][:, :, None]  # -> batch n m m' channels
-            columns.append(self.out((terms.sum(3) * first[a]).sum(2)))
+            basis = gaussians(cosine, -1.0, 1.0, ANGULAR_GAUSSIANS).movedim(-1, 2)  # -> batch n b m m'
+            around = first[a][:, :, None] * (basis @ second[b][:, :, None])  # -> batch n b m channels
+            columns.append(self.out((around.sum(3) * self.angular).sum(2)))
         return torch.stack(columns, dim=2)
 
 
