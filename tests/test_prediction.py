@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from afmol import molecule_from_smiles
+from afmol.data.chemistry import graph_from_geometry
 from afmol.errors import ConfigError
 from afmol.files import read_molecule
 from afmol.model import OnePass, OnePassConfig
@@ -101,6 +102,28 @@ def test_a_missed_bond_does_not_cut_a_molecule():
     pyridine = molecule_from_smiles("c1ccncc1")
     assert [len(part) for part in replace(pyridine, bonds=pyridine.bonds[:0]).parts()] == [len(pyridine)]
     assert Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int)).parts() == []
+
+
+@pytest.mark.parametrize("smiles", ["C[N+](=O)[O-]", "N#Cc1ccccc1", "O=C1OC(=O)c2ccccc21"])
+def test_what_is_whole_has_a_name(smiles):
+    with Namer() as namer:
+        assert namer.smiles(molecule_from_smiles(smiles)) == smiles
+
+
+def test_what_no_chemist_believes_has_none():
+    """What RDKit finds where hydrogens are missing: a triple bond in a ring, charges on carbon."""
+    benzene, methanol = molecule_from_smiles("c1ccccc1"), molecule_from_smiles("CO")
+    first, second = benzene.bonds[(benzene.numbers[benzene.bonds] == 6).all(1)][0]
+    beside = benzene.bonds[
+        np.isin(benzene.bonds, [first, second]).any(1) & (benzene.numbers[benzene.bonds] == 1).any(1)
+    ]
+    gone = beside[benzene.numbers[beside] == 1]
+    assert len(gone) == 2
+    with Namer() as namer:
+        assert namer.smiles(benzene) == "c1ccccc1"
+        for part in (benzene.taken(np.setdiff1d(np.arange(len(benzene)), gone)), methanol.taken(np.array([0, 1]))):
+            assert graph_from_geometry(part, bonded=True) is not None
+            assert namer.smiles(part) is None
 
 
 def test_naming_that_takes_too_long_is_ended():

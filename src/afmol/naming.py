@@ -22,6 +22,10 @@ SECONDS = 10.0
 MEMORY = 2 * 2**30
 """Address space of the process, bytes; RDKit alone takes 0.6 GiB of it."""
 
+CHARGED = {("N", 1), ("O", -1)}
+"""Charged atoms that a molecule may have, those of nitro groups and N-oxides. Others, and triple bonds in rings, are
+what RDKit makes of a hydrogen that was not seen or an element that is wrong."""
+
 
 class Namer:
     """The process, which starts with the first molecule; a context that ends it."""
@@ -83,7 +87,11 @@ def _smiles(values: dict) -> str | None:
         np.array(values["bonds"], int).reshape(-1, 2),
     )
     with contextlib.suppress(AfmolError):
-        return graph_from_geometry(molecule, bonded=True).GetProp("_Name")
+        mol = graph_from_geometry(molecule, bonded=True)
+        if all((a.GetSymbol(), a.GetFormalCharge()) in CHARGED for a in mol.GetAtoms() if a.GetFormalCharge()) and not (
+            any(b.IsInRing() and b.GetBondTypeAsDouble() == 3 for b in mol.GetBonds())
+        ):
+            return mol.GetProp("_Name")
     return None
 
 
