@@ -92,6 +92,11 @@ def test_means_of_pairs_and_their_derivatives(shape):
         assert torch.autograd.gradgradcheck(mean_of_pairs, inputs)
 
 
+def test_what_is_not_finite_stays_so():
+    keys = torch.full((1, 1, 16), torch.nan)
+    assert mean_of_pairs(keys, torch.randn(1, 3, 16), torch.full((1, 1, 3), 1 / 3)).isnan().all()
+
+
 def test_means_of_pairs_on_two_threads_are_those_on_one(monkeypatch):
     monkeypatch.setattr(pair_means, "FEWEST_VALUES", 8)
     torch.manual_seed(0)

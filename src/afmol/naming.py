@@ -47,7 +47,7 @@ class Namer:
         if not len(bonded):
             return None
         process = self.process = self.process or subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", __name__],  # -P: nothing in the user's folder is taken for a module
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

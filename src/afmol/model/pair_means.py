@@ -1,7 +1,8 @@
 """sum_j a_ij ReLU(k_i + q_j): what attention with a value for each key and query comes to (attention.py).
 
 The pairs' hidden layers are never stored: on a CPU a compiled loop makes each, uses it and forgets it, forward and
-backward, 8 to 16 times as fast as torch. Elsewhere torch forms them, a few of the batch at a time.
+backward, 5 to 9 times as fast as torch (benchmarks/pair_means.py). Elsewhere torch forms them, a few of the batch at
+a time.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,8 @@ AT_ONCE = 2**20
 FEWEST_VALUES = 2**20
 """Values of pairs for which a further thread pays (about 0.3 ms of work)."""
 
-compiled: Any = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+compiled: Any = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", cache=True)
+"""Decorates the loops. Not all of fastmath: what is not finite must stay so, for training to stop at it."""
 
 
 def mean_of_pairs(
