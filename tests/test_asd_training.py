@@ -153,6 +153,15 @@ def test_losses_are_finite_whatever_is_missing(config, train):
         assert all(len(t) == 0 for t in model.single_steps(emptied(whole, [0, 1]), generator()))
 
 
+@pytest.mark.parametrize("train", TRAINED)
+def test_losses_under_autocast_are_nearly_those_of_float32(train):
+    model, batch = Asd(replace(TINY, train=train)), sample([4, 3])
+    exact = model(batch, generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(batch, generator())
+    assert all(torch.isclose(rough[name], exact[name], rtol=0.1, atol=0.02) for name in exact)
+
+
 # --- gradients
 
 

@@ -152,7 +152,8 @@ class Asd(nn.Module):
     def _position_loss(self, batch: Batch, maps: list[Float[Tensor, "batch _ _ _ _"]]) -> Float[Tensor, ""]:
         nx, ny = batch.images.shape[2:]
         atoms, _ = true_graph(batch, self.config.depth)
-        wanted = position_grid(atoms.positions, atoms.graph, len(batch.images), (nx, ny), self.config.pixel)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            wanted = position_grid(atoms.positions, atoms.graph, len(batch.images), (nx, ny), self.config.pixel)
         if self.config.train == "coarse":
             wanted = F.avg_pool3d(wanted[:, None], 2)[:, 0]
             grid = self.unet.coarse(maps)[:, : nx // 2, : ny // 2].float()
