@@ -72,11 +72,13 @@ class GatedSum(nn.Module):
         self.value, self.gate = value, gate
 
     def forward(
-        self, vectors: Float[Tensor, "*batch n inputs"], there: Bool[Tensor, "*batch n"] | None = None
+        self,
+        vectors: Float[Tensor, "*batch n inputs"],
+        counts: Bool[Tensor, "*batch n"] | Int[Tensor, "*batch n"] | None = None,
     ) -> Float[Tensor, "*batch outputs"]:
-        """The sum over the last axis but one. `there`: which vectors count; None: all."""
+        """The sum over the last axis but one. `counts`: how often each vector counts; None: once."""
         gated = self._gated(vectors)
-        return (gated if there is None else gated * there[..., None]).sum(-2)
+        return (gated if counts is None else gated * counts[..., None]).sum(-2)
 
     def by_graph(
         self, vectors: Float[Tensor, "n inputs"], graph: Int[Tensor, " n"], n_graphs: int

@@ -61,6 +61,7 @@ class Head(nn.Module):
         self.layers = nn.ModuleList([first, *(Attention(a, a, b, scaled) for a, b in sizes)])
         self.norms = nn.ModuleList(normalisation(b, config) for b in (widths[0], *(b for _, b in sizes[:-1])))
         self.gather = gate(config.component)
+        self.sum_over_pairs = config.sum_over_pairs
 
     def forward(
         self,
@@ -76,7 +77,8 @@ class Head(nn.Module):
             new_x, new_y = layer(x, y, there[1], systems), layer(y, x, there[0], systems)
             last = k == len(self.layers) - 1
             x, y = (x + new_x, y + new_y) if last else (self.norms[k](new_x), self.norms[k](new_y))
-        return self.gather(torch.cat([x, y], dim=2), torch.cat(there, dim=2))
+        counts = [t * u.sum(2, keepdim=True) for t, u in zip(there, reversed(there), strict=True)]
+        return self.gather(torch.cat([x, y], dim=2), torch.cat(counts if self.sum_over_pairs else there, dim=2))
 
 
 def normalisation(width: int, config: SoapPredictorConfig) -> nn.Module:
