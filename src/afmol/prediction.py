@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
 from .doubts import doubted
-from .errors import AfmolError, ConfigError
+from .errors import AfmolError, ConfigError, ScanError
 from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .files.molecules import sdf
 from .model import ImageModel
 from .naming import Namer
 from .plots import prediction_picture
 from .resampling import resampled, usable
+from .scale import scale_ratio
 from .structures import Molecule, Scan
 from .tiling import FAINTEST, NOTHING, contrast, cut, merged, tiled
 
@@ -31,6 +32,10 @@ RESULTS = (".json", ".xyz", ".sdf", ".png")
 """Suffixes of the files of a prediction."""
 WIDEST = 1000.0
 """Longest side of a scan, A."""
+READ_AGAIN = 0.02
+"""Bonds whose lengths are this far from what they are speak for another size: without any error the shipped model's
+ratios spread by 0.015."""
+MORE_READINGS = 2
 TOGETHER = 8
 """Scans of one shape that a network reads at once: memory."""
 
@@ -40,8 +45,9 @@ def predict(
 ) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
-    What speaks against the stack or its size is in `warnings` (doubts.py); if it is the images, confidences are halved.
-    A scan longer than `tiling.LONGEST` is read in overlapping tiles, so that memory stays bounded; z = 0 is then the
+    Where bonds are too long or too short for what they are, the scan is read again at the size that they speak for; atoms
+    stay in the frame of the size that was stated. What speaks against the stack or its size is in `warnings` (doubts.py);
+    if it is the images, confidences are halved. A scan longer than `tiling.LONGEST` is read in overlapping tiles, so that memory stays bounded; z = 0 is then the
     topmost atom of each tile.
 
     Args:
@@ -56,14 +62,31 @@ def predict(
     """
     network = _loaded(str(model))[0] if isinstance(model, str | Path) else model
     scan = usable(scan, WIDEST)
+    molecule, stretch = _read(scan, network, threshold, progress), 1.0
+    for _ in range(MORE_READINGS):  # networks believe the size in part: one reading finds half of its error
+        found = scale_ratio(molecule)
+        if found is None or abs(np.log(found.ratio / stretch)) < max(READ_AGAIN, 2 * found.error):
+            break
+        stretch = found.ratio
+        try:
+            true = usable(replace(scan, size=(scan.size[0] / stretch, scan.size[1] / stretch)), WIDEST)
+        except ScanError:  # as it is stated it can be read, and so it was
+            break
+        molecule = _read(true, network, threshold, progress)
+        molecule = replace(molecule, positions=molecule.positions * [stretch, stretch, 1.0])
+    return doubted(scan, molecule)
+
+
+def _read(scan: Scan, network: ImageModel, threshold: float, progress: bool) -> Molecule:
+    """The molecule in a scan of the size that is stated, whole or in tiles."""
     tiles = tiled(scan)
     if len(tiles) == 1:
-        return doubted(scan, predict_many([scan], network, threshold)[0])
+        return predict_many([scan], network, threshold)[0]
     found, least = [], FAINTEST * contrast(scan)
     for tile in tqdm(tiles, desc=scan.source, unit="tile", mininterval=1, disable=not progress):
         part = cut(scan, tile, least)
         found.append(NOTHING if part is None else predict_many([part], network, threshold)[0])
-    return doubted(scan, replace(merged(tiles, found), name=scan.source))
+    return replace(merged(tiles, found), name=scan.source)
 
 
 @lru_cache(maxsize=2)
