@@ -14,7 +14,7 @@ from afmol.checkpoint import load_image_model
 from afmol.data.molecules import load_molecules
 from afmol.evaluation import EvaluationConfig, ForceParameters, evaluation_samples
 from afmol.metrics import Comparison, compare, summary
-from afmol.prediction import predict_many
+from afmol.prediction import predict, predict_many
 from afmol.scale import scale_ratio
 
 FACTORS = (0.94, 0.97, 1.0, 1.03, 1.06)
@@ -24,29 +24,26 @@ def main(data: str, count: int = 100, model: str = "base") -> None:
     """Print a table."""
     network, name = load_image_model(model)
     config = EvaluationConfig(molecules=count)
-    print(
-        f"{name}: size wrong by; error of the size found, %: median, 95 % of stacks; read once: precision, recall, class"
-    )
-    print("accuracy, exact; again at the found size: the same")
+    print(f"{name}. After one reading, and as predict reads it: error of the size that bonds speak for, %, median and")
+    print("95 % of stacks; precision, recall, class accuracy, exact graphs")
     conditions: tuple[ForceParameters, ...] = ("nominal", "measured")
     for condition in conditions:
         samples = list(evaluation_samples(load_molecules(data, "test"), "flat", condition, config))
         for factor in FACTORS:
             scans = [replace(s, size=(s.size[0] * factor, s.size[1] * factor)) for s, _ in samples]
-            once = predict_many(scans, network)
-            ratios = [found.ratio if (found := scale_ratio(m)) else 1.0 for m in once]
-            mended = [replace(s, size=(s.size[0] / r, s.size[1] / r)) for s, r in zip(scans, ratios, strict=True)]
-            twice = predict_many(mended, network)
-            off = np.abs(np.array(ratios) / factor - 1) * 100
-            row = [f"{condition} {factor:.2f}  {np.median(off):4.1f} {np.quantile(off, 0.95):4.1f} "]
-            for found, scale in ((once, np.full(len(samples), factor)), (twice, factor / np.array(ratios))):
+            row = [f"{condition} {factor:.2f}"]
+            for found in (predict_many(scans, network), [predict(scan, network) for scan in scans]):
                 counts = Comparison()
-                for molecule, (_, truth), k in zip(found, samples, scale, strict=True):
-                    there = replace(molecule, positions=molecule.positions / [k, k, 1])
+                for molecule, (_, truth) in zip(found, samples, strict=True):
+                    there = replace(molecule, positions=molecule.positions / [factor, factor, 1])
                     counts += compare(there, truth, truth.within(network.config.depth))
                 f = summary(counts)
                 names = ("precision", "recall", "class_accuracy", "exact_graph_rate")
-                row.append(" ".join(f"{f[n]:.3f}" for n in names))
+                sizes = [size.ratio if (size := scale_ratio(m)) else 1.0 for m in found]
+                off = 100 * np.abs(np.array(sizes) / factor - 1)
+                row.append(
+                    f"{np.median(off):4.1f} {np.quantile(off, 0.95):4.1f} " + " ".join(f"{f[n]:.3f}" for n in names)
+                )
             print("  ".join(row), flush=True)
 
 

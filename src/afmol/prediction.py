@@ -45,10 +45,10 @@ def predict(
 ) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
-    Where bonds are too long or too short for what they are, the scan is read again at the size that they speak for; atoms
-    stay in the frame of the size that was stated. What speaks against the stack or its size is in `warnings` (doubts.py);
-    if it is the images, confidences are halved. A scan longer than `tiling.LONGEST` is read in overlapping tiles, so that memory stays bounded; z = 0 is then the
-    topmost atom of each tile.
+    Where bonds are too long or too short for what they are, the scan is read again at the size that they speak for;
+    atoms stay in the frame of the size that was stated. What speaks against the stack or its size is in `warnings`
+    (doubts.py); if it is the images, confidences are halved. A scan longer than `tiling.LONGEST` is read in overlapping
+    tiles, so that memory stays bounded; z = 0 is then the topmost atom of each tile.
 
     Args:
         scan: any width and height up to `WIDEST`, pixel size and number of slices from 3 up.

@@ -24,8 +24,8 @@ class SoapPredictorConfig:
     scaled_attention: bool = False
     """Divide the products of keys and queries by the root of their length."""
     sum_over_pairs: bool = False
-    """Report's network: a node's part of a head's sum counts as often as it saw nodes of the other class. Attention is a
-    mean over those, SOAP a sum: without it the network has to find their number elsewhere (LOG.md, 2026-11-28)."""
+    """Report's network: a node's part of a head's sum counts as often as it saw nodes of the other class. Attention is
+    a mean over those, SOAP a sum; without it the network has to find their number elsewhere (LOG.md, 2026-11-28)."""
     scale: float = 1.0
     """The network's output is multiplied by this: SOAP's entries reach hundreds."""
     widths: tuple[int, ...] = (64, 32, 16)
