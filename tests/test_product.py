@@ -42,7 +42,7 @@ def test_five_molecules_are_found_in_the_frame_of_their_stacks(pixel, far):
 
 
 def test_a_size_that_bonds_contradict_is_mended():
-    """The stack is said to be 7 % smaller than it is. When this was written the size was found to 2 % (one reading: 4 %),
+    """The stack is said to be 7 % smaller than it is. When this was written: size found to 2 % (one reading: 4 %),
     atoms to 0.039 A (0.076)."""
     counts, stated, sizes = Comparison(), 0.93, []
     for seed, smiles in enumerate(SMILES):
