@@ -83,7 +83,7 @@ def size_doubt(scan: Scan, molecule: Molecule) -> list[str]:
     if found is None or abs(np.log(found.ratio)) < max(MOST_STRETCH, SUREST * found.error):
         return []
     how = "long" if found.ratio > 1 else "short"
-    stated, true = ((f"{x / ratio:.1f} x {y / ratio:.1f}") for ratio in (1.0, found.ratio) for x, y in [scan.size])
+    stated, true = (" x ".join(f"{side / ratio:.1f}" for side in scan.size) for ratio in (1.0, found.ratio))
     return [f"bonds are {100 * abs(found.ratio - 1):.0f} % too {how}: is the size {stated} or {true} A?"]
 
 

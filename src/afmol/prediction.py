@@ -36,6 +36,7 @@ READ_AGAIN = 0.02
 """Bonds whose lengths are this far from what they are speak for another size: without any error the shipped model's
 ratios spread by 0.015."""
 MORE_READINGS = 2
+"""At most so many at other sizes."""
 TOGETHER = 8
 """Scans of one shape that a network reads at once: memory."""
 

@@ -77,8 +77,10 @@ class Head(nn.Module):
             new_x, new_y = layer(x, y, there[1], systems), layer(y, x, there[0], systems)
             last = k == len(self.layers) - 1
             x, y = (x + new_x, y + new_y) if last else (self.norms[k](new_x), self.norms[k](new_y))
-        counts = [t * u.sum(2, keepdim=True) for t, u in zip(there, reversed(there), strict=True)]
-        return self.gather(torch.cat([x, y], dim=2), torch.cat(counts if self.sum_over_pairs else there, dim=2))
+        counts = there
+        if self.sum_over_pairs:
+            counts = (there[0] * there[1].sum(2, keepdim=True), there[1] * there[0].sum(2, keepdim=True))
+        return self.gather(torch.cat([x, y], dim=2), torch.cat(counts, dim=2))
 
 
 def normalisation(width: int, config: SoapPredictorConfig) -> nn.Module:
