@@ -361,6 +361,29 @@ def _corpus() -> Iterator[tuple[str, Files]]:
         yield "entries", {"a.smi.gz": gzip.compress(piece, mtime=0)}
     for text in (b"{" + b'"a":[' * 5000, b'{"__metadata__": {"format": "afmol-weights"}}', b"{}"):
         yield "weights", {"w.safetensors": struct.pack("<Q", len(text)) + text}
+    for count in ("99999999 1", "1 99999999", "-\nM  V30 99999999 1"):
+        block = f"\n\n\n  0  0  0     0  0            999 V3000\nM  V30 BEGIN CTAB\nM  V30 COUNTS {count} 0 0 0\n"
+        yield "molfile", {"a.mol": f"{block}M  V30 BEGIN ATOM\nM  V30 1 C 0 0 0 0\n".encode()}
+    yield "h5", {"a.h5": endless_h5(b"HEAP")}
+    yield "h5", {"a.h5": endless_h5(b"GCOL")}
+
+
+def endless_h5(signature: bytes) -> bytes:
+    """A stack in HDF5 of which HDF5 2.0 reads a heap for ever: names of what is in the file, or texts of any length."""
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["data"] = np.random.default_rng(0).random((4, 5, 3)).astype("f4")
+        file.attrs["lengthX"] = "text"
+    content = bytearray(buffer.getvalue())
+    at = content.index(signature)
+    if signature == b"HEAP":  # a free place whose next one is itself
+        _, place, data = struct.unpack_from("<3Q", content, at + 8)
+        struct.pack_into("<Q", content, data + place, place)
+    else:
+        content[at + 24] = 255  # length of the first text
+    return bytes(content)
 
 
 # Mutations
@@ -476,7 +499,7 @@ def _unpack_shard(content: bytes) -> Files:
 def _pack_shard(parts: Files) -> bytes:
     """With a checksum that is right."""
     digest = sha256(parts["content"]).hexdigest()
-    return f"afmol-shard/1 sha256 {digest}\n".encode().ljust(512, b"\0") + parts["content"]
+    return f"afmol-shard/2 sha256 {digest}\n".encode().ljust(512, b"\0") + parts["content"]
 
 
 INSIDE: dict[str, tuple[Callable[[bytes], Files], Callable[[Files], bytes]]] = {

@@ -33,6 +33,7 @@ from afmol.model import AsdConfig, OnePassConfig
 from afmol.simulation import Tip, simulate
 from afmol.structures import Molecule, Sample, Scan, check_atoms
 from afmol.training import TrainConfig
+from fuzz import endless_h5
 from strategies import few_molecules, flat_ring, one_sentence
 
 SECONDS, MEGABYTES = 2.0, 300
@@ -266,6 +267,42 @@ def test_a_link_within_the_file_is_followed(tmp_path):
     assert np.array_equal(read_scan(tmp_path / "a.h5", size=(9, 9)).data, data)
 
 
+@pytest.mark.parametrize("signature", [b"HEAP", b"GCOL"])
+def test_hdf5_heaps_without_an_end(signature, tmp_path):
+    (tmp_path / "a.h5").write_bytes(endless_h5(signature))
+    refused(lambda: read_scan(tmp_path / "a.h5", size=(9, 9)), ScanError, "has no end|variable length", "a.h5")
+
+
+def test_an_hdf5_file_without_a_heaps_damage_is_read(tmp_path):
+    data = np.random.default_rng(0).random((4, 5, 3)).astype("f4")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in "abcdefghij":
+            file[name] = data
+        for name in "cdg":
+            del file[name]
+        file["data"] = data
+        file["HEAP"] = np.frombuffer(b"HEAP" + bytes(12) + b"\x08" + bytes(15), np.uint8)
+    assert np.array_equal(read_scan(tmp_path / "a.h5", size=(9, 9)).data, data)
+
+
+@pytest.mark.parametrize("text", ["9", b"9"])
+def test_hdf5_text_of_variable_length_is_refused(text, tmp_path):
+    """A heap with one wrong byte keeps HDF5 2.0 busy for ever (H5HG__cache_heap_deserialize; found by fuzz.py)."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = np.zeros((4, 5, 3), "f4")
+        file.attrs["lengthX"] = text
+    refused(lambda: read_scan(path, size=(9, 9)), ScanError, "'lengthX' is of variable length", "a.h5")
+    with h5py.File(path, "w") as file:
+        file["data"] = [text]
+    refused(lambda: read_scan(path, size=(9, 9)), ScanError, "'data' is of variable length", "a.h5")
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["train/X"] = np.zeros((1, 1, 8, 8, 3), "f4")
+        file["train"].attrs.update({"size": (8.0, 8.0), "origin": text})
+    path.write_bytes(_sealed(path.read_bytes()[512:]))
+    refused(lambda: read_shard(path), ShardError, "'origin' is of variable length", "a.h5")
+
+
 # Settings
 
 
@@ -347,7 +384,7 @@ def test_shards_whose_origin_is_none(origin, tmp_path):
 
 def _sealed(content: bytes) -> bytes:
     """A shard with a checksum that is right, whatever it holds."""
-    return f"afmol-shard/1 sha256 {sha256(content).hexdigest()}\n".encode().ljust(512, b"\0") + content
+    return f"afmol-shard/2 sha256 {sha256(content).hexdigest()}\n".encode().ljust(512, b"\0") + content
 
 
 # Values that are none

@@ -214,6 +214,8 @@ def load_training(
     try:
         before, step, parts = json.loads(metadata["origin"]), int(metadata["step"]), _parts(tensors)
         state = _optimizer_state(parts["optimizer"], optimizer)
+        if step < 0:
+            raise ValueError(step)
     except Exception as error:  # JSON and names of anything
         raise WeightsError(f"{path} is damaged; remove it and go on from an older one, or train anew.") from error
     now = json.loads(json.dumps(origin))

@@ -16,11 +16,16 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:head]}{gap}{text[head + len(gap) - LONGEST :]}"
 
 
+def _printable(text: str) -> str:
+    """A text in one line: names in a damaged file may hold line ends and what a terminal obeys."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class AfmolError(Exception):
     """Base of every error that the user can mend; the command line prints its text and exits with 2."""
 
     def __init__(self, text: str = "") -> None:
-        super().__init__(shortened(text))
+        super().__init__(shortened(_printable(text)))
 
 
 class ScanError(AfmolError):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ..elements import BY_NUMBER, bonds_by_distance
 from ..errors import MoleculeError
-from ..files.molecules import from_rdkit, rdkit_graph, to_rdkit
+from ..files.molecules import claims_too_much, from_rdkit, rdkit_graph, to_rdkit
 from ..structures import Molecule
 from .molecules import MAX_ATOMS
 
@@ -90,7 +90,7 @@ def graph_from_molfile(text: str) -> "rdkit.Chem.Mol":
 
     what = "The record"
     with rdBase.BlockLogs():
-        raw = Chem.MolFromMolBlock(text, sanitize=False, removeHs=False)
+        raw = None if claims_too_much(text) else Chem.MolFromMolBlock(text, sanitize=False, removeHs=False)
         if raw is None:
             _fail(what, "is cut off or not an MDL molfile", "not readable")
         _check(raw, what)

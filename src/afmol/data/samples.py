@@ -116,9 +116,9 @@ class DataConfig:
 
 
 def stored_form(config: DataConfig) -> dict[str, Any]:
-    """The configuration as shards of afmol-shard/1 spell it, so that one set has one checksum whoever makes it.
+    """The configuration as sets and checkpoints spell it, so that one set has one checksum whoever makes it.
 
-    `measured` is younger than the format: it is left out where it is off.
+    `measured` is younger than they: it is left out where it is off.
     """
     stored = config_to_dict(config) | {"flat_limit": FLAT}
     return stored if config.measured != Measured() else {k: v for k, v in stored.items() if k != "measured"}

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..errors import AfmolError, ConfigError, ScanError, ShardError
-from ..files import check_dataset, dataset_array, make_folder, opened_h5, reading, write_file
+from ..files import attribute, check_dataset, dataset_array, make_folder, opened_h5, reading, write_file
 from ..limits import check_claim
 from ..resampling import resampled
 from ..structures import Molecule, Sample, Scan
@@ -27,7 +27,7 @@ from .molecules import MoleculeSet, Part, load_molecules
 from .samples import DataConfig, labels, make_sample, stored_form
 from .workers import FileTask, make_file, results
 
-FORMAT = "afmol-shard/1"
+FORMAT = "afmol-shard/2"
 HEADER = 512
 """Bytes before what HDF5 writes (its user block): the format and the SHA-256 of all that follows."""
 GROUPS = {"train": "train", "validation": "val", "test": "test"}
@@ -92,7 +92,7 @@ def shard_bytes(shard: Shard, origin: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=HEADER) as file:
         group = file.create_group(GROUPS[shard.part])
-        group.attrs.update({"origin": json.dumps(origin, sort_keys=True), "size": shard.size})
+        group.attrs.update({"origin": np.bytes_(json.dumps(origin, sort_keys=True)), "size": shard.size})
         group["X"], group["xyz"] = shard.images[:, None], shard.xyz
         group["bonds"], group["n_bonds"] = shard.bonds, shard.n_bonds
     content = buffer.getvalue()[HEADER:]
@@ -119,9 +119,9 @@ def read_shard(path: str | Path) -> tuple[Shard, dict[str, Any]]:
     ):
         (part,) = (part for part, name in GROUPS.items() if name in file)
         group = file[GROUPS[part]]
-        lx, ly = map(float, group.attrs["size"])
+        lx, ly = map(float, attribute(group, "size", where, ShardError))
+        origin = json.loads(attribute(group, "origin", where, ShardError))
         arrays = {name: dataset_array(group[name], where, ShardError) for name in ("X", "xyz", "bonds", "n_bonds")}
-        origin = json.loads(group.attrs["origin"])
         if not _fit_together(**arrays) or not isinstance(origin, dict):
             raise ShardError(f"{path} is damaged: its arrays do not fit together; make it again.")
     images = arrays.pop("X")[:, 0]

@@ -222,13 +222,21 @@ def from_rdkit(mol: "rdkit.Chem.Mol") -> Molecule:
 # MDL molfiles
 
 
+def claims_too_much(molfile: str) -> bool:
+    """Whether a V3000 molfile counts more atoms, bonds or others than it has lines: RDKit makes room for them all."""
+    joined = re.sub(r"-[ \t]*\r?\n(M  V30)?", "", molfile)
+    counts = re.findall(r"COUNTS([ \t\d]*)", joined)
+    return any(int(count[:18]) > molfile.count("\n") for line in counts for count in line.split())
+
+
 def read_sdf(path: Path) -> Molecule:
     """The first molecule, bonds as they stand there."""
     from rdkit import Chem, rdBase
 
+    record = _first_record(path)
     with rdBase.BlockLogs():
         supplier = Chem.SDMolSupplier()
-        supplier.SetData(_first_record(path), sanitize=False, removeHs=False)
+        supplier.SetData("" if claims_too_much(record) else record, sanitize=False, removeHs=False)
         mol = next(supplier, None)
     if mol is None:
         raise MoleculeError("the first molecule cannot be read; the file is cut off or not an MDL molfile.")

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ..errors import ScanError
 from ..limits import read_whole
 from ..structures import Scan
-from .arrays import dataset_array, npz_arrays, opened_h5
+from .arrays import attribute, dataset_array, npz_arrays, opened_h5
 from .storage import npz_bytes
 
 
@@ -69,7 +69,7 @@ def read_h5(path: Path) -> Stack:
     with opened_h5(path, "", ScanError) as file:
         arrays = {key: file[key] for key in file if isinstance(file.get(key), h5py.Dataset)}
         _need_data([*arrays])
-        found: dict[str, Any] = {key: file.attrs[key] for key in set(_NAMES) & set(file.attrs)}
+        found: dict[str, Any] = {key: attribute(file, key, "", ScanError) for key in set(_NAMES) & set(file.attrs)}
         own = set(_NAMES) & set(arrays)
         return _stack({**found, **{key: dataset_array(arrays[key], "", ScanError) for key in own}})
 

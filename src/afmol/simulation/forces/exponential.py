@@ -166,6 +166,23 @@ def near(s, a, k, c6, r6, one, three):
 
 
 @kernel
+def near_charged(s, height, decay, c6, r6, charge, one, three):
+    """Of a squared distance: A and B, with those of a charge at the probe: k q Q."""
+    a, b, _, _, _, _, i3, i2 = near(s, height, decay, c6, r6, one, three)
+    coulomb = charge * i3
+    return a + coulomb, b + three * coulomb * i2
+
+
+@kernel
+def at_probe(tip):
+    """Which of three charges is at the probe, whose distance is known; 3: none."""
+    for t in range(tip.size):
+        if tip[t] == 0:
+            return t
+    return 3
+
+
+@kernel
 def force_and_hessian(w, anchor_x, anchor_z, scene):
     """Fill the fields F (eV/A) and H (eV/A^2) of `w` for the probes at its fields U.
 
@@ -177,23 +194,37 @@ def force_and_hessian(w, anchor_x, anchor_z, scene):
     zero = one - one
     for n in range(9 * LANES):
         w[FX + n] = zero
+    at = at_probe(tip)
+    p, q = (at + 1) % 3, (at + 2) % 3
     for i in range(x.size):
         xi, yi, zi = x[i] - anchor_x, y[i], z[i] - anchor_z
-        height, decay, c6, r6, q0 = terms[0, i], terms[1, i], terms[2, i], terms[3, i], terms[4, i]
+        height, decay, c6, r6 = terms[0, i], terms[1, i], terms[2, i], terms[3, i]
         if tip.size == 1:
+            charge = terms[4, i]
             for lane in range(LANES):
                 dx, dy, dz = w[UX + lane] - xi, w[UY + lane] + w[PIXEL + lane] - yi, w[UZ + lane] - zi
                 square = dx * dx + dy * dy + dz * dz
-                a, b, _, _, _, _, i3, i2 = near(square, height, decay, c6, r6, one, three)
-                charge = q0 * i3
-                a, b = a + charge, b + three * charge * i2
+                a, b = near_charged(square, height, decay, c6, r6, charge, one, three)
                 add_pair(w, lane, dx, dy, a, b, a * dz, b * dz, b * dz * dz)
+        elif at < 3:
+            charge, q0, q1, z0, z1 = terms[4 + at, i], terms[4 + p, i], terms[4 + q, i], tip[p], tip[q]
+            for lane in range(LANES):
+                dx, dy, dz = w[UX + lane] - xi, w[UY + lane] + w[PIXEL + lane] - yi, w[UZ + lane] - zi
+                flat, e0, e1 = dx * dx + dy * dy, dz + z0, dz + z1
+                a, b = near_charged(flat + dz * dz, height, decay, c6, r6, charge, one, three)
+                fz, bz = a * dz, b * dz
+                hzz = bz * dz
+                s0, s1 = flat + e0 * e0, flat + e1 * e1
+                inverse = one / (s0 * s1)
+                a, b, fz, bz, hzz = with_charge(q0, inverse * s1, e0, a, b, fz, bz, hzz, three)
+                a, b, fz, bz, hzz = with_charge(q1, inverse * s0, e1, a, b, fz, bz, hzz, three)
+                add_pair(w, lane, dx, dy, a, b, fz, bz, hzz)
         else:
-            q1, q2, z0, z1, z2 = terms[5, i], terms[6, i], tip[0], tip[1], tip[2]
+            q0, q1, q2, z0, z1, z2 = terms[4, i], terms[5, i], terms[6, i], tip[0], tip[1], tip[2]
             for lane in range(LANES):
                 dx, dy, dz = w[UX + lane] - xi, w[UY + lane] + w[PIXEL + lane] - yi, w[UZ + lane] - zi
                 flat, e0, e1, e2 = dx * dx + dy * dy, dz + z0, dz + z1, dz + z2
-                a, b, _, _, _, _, _, _ = near(flat + dz * dz, height, decay, c6, r6, one, three)
+                a, b = near_charged(flat + dz * dz, height, decay, c6, r6, zero, one, three)
                 fz, bz = a * dz, b * dz
                 hzz = bz * dz
                 j0, j1, j2 = three_inverses(flat + e0 * e0, flat + e1 * e1, flat + e2 * e2, one)
