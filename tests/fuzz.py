@@ -543,7 +543,7 @@ class Wrong(Exception):
 
 def sentence(error: AfmolError) -> None:
     text = str(error)
-    if not text.strip() or len(text) > LONGEST or "\n" in text:
+    if not text.strip() or len(text) > LONGEST or not text.isprintable():
         raise Wrong(f"not a sentence: {text!r}")
 
 
