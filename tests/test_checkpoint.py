@@ -328,6 +328,14 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     save_training(path, *trained(0), None, 1, {})
     refused(ConfigError, "without an average", average=AveragedModel(model()))
     refused(WeightsError, "another model", other=OnePass(dataclasses.replace(TINY, channels=(8, 12, 20))))
+    for step in (-1, 10**15):
+        save_training(path, *trained(0), None, step, {})
+        refused(WeightsError, "is damaged")
+    for count in (-1e38, 1e38):  # beyond which the optimizer's next step overflows
+        made, optimizer = trained(0)
+        optimizer.state_dict()["state"][0]["step"].fill_(count)
+        save_training(path, made, optimizer, None, 1, {})
+        refused(WeightsError, "is damaged")
     path.write_bytes(path.read_bytes()[:-9])
     refused(WeightsError, "not a weight file")
     tensors, metadata = good()

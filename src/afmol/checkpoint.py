@@ -21,6 +21,8 @@ from .model import MODELS, ImageModel, build
 FORMAT, TRAINING = "afmol-weights", "afmol-training"
 VERSION = 3
 DEFAULT_MODEL = "base"
+MOST_STEPS = 10**12
+"""More than any training run has."""
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -214,8 +216,8 @@ def load_training(
     try:
         before, step, parts = json.loads(metadata["origin"]), int(metadata["step"]), _parts(tensors)
         state = _optimizer_state(parts["optimizer"], optimizer)
-        if step < 0:
-            raise ValueError(step)
+        if not 0 <= step < MOST_STEPS:
+            raise ValueError("not as many steps as a run has")
     except Exception as error:  # JSON and names of anything
         raise WeightsError(f"{path} is damaged; remove it and go on from an older one, or train anew.") from error
     now = json.loads(json.dumps(origin))
@@ -255,4 +257,7 @@ def _optimizer_state(tensors: dict[str, Tensor], optimizer: torch.optim.Optimize
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if len({frozenset(kept) for kept in state.values()}) > 1 or not state.keys() <= set(range(len(parameters))):
         raise ValueError("not what one optimizer keeps")
+    counts = torch.tensor([float(kept["step"]) for kept in state.values() if "step" in kept])
+    if not ((counts >= 0) & (counts < MOST_STEPS)).all():
+        raise ValueError("not as many steps as an optimizer does")
     return state
