@@ -462,6 +462,7 @@ def test_messages_have_an_end():
     assert str(error).endswith("xx end.")
     assert error.reason == "reason"
     assert shortened("short.") == "short."
+    assert str(ScanError("no part 'a\n\x1b[2J' here, but \u03b1.")) == "no part 'a\\n\\x1b[2J' here, but \u03b1."
 
 
 def test_usual_files_pass(tmp_path, weights):
