@@ -39,6 +39,7 @@ ORDER = (
         "naming",
         "prediction",
         "evaluation",
+        "calibration",
         "soap_evaluation",
     ),
     *("study", "demo", "serve", "cli"),

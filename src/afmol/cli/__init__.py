@@ -16,7 +16,7 @@ import tyro
 from .. import __version__
 from ..errors import AfmolError
 from .train import dataset_check, dataset_import, dataset_make, dataset_show, molecules, study, train
-from .use import demo, evaluate, fit, info, predict, sentence, serve, simulate, soap
+from .use import calibrate, demo, evaluate, fit, info, predict, sentence, serve, simulate, soap
 
 PACKAGE = Path(__file__).parents[1]
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "soap": soap,
     "molecules": molecules,
     "evaluate": evaluate,
+    "calibrate": calibrate,
     "study": study,
     "info": info,
 }

@@ -17,6 +17,8 @@ Folder = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 REQUIRED = "(required)"
 """What --help says of arguments of any number, of which there must be one."""
+FIGURES = ("precision", "recall", "class_accuracy", "bond_f1", "exact_graph_rate")
+"""That a calibration must not spoil."""
 LONGEST = 300
 """Characters of a sentence; names of files can be longer than what is said of them."""
 
@@ -322,6 +324,53 @@ def evaluate(
     evaluation = run(data, model, config)
     write_evaluation(evaluation, out)
     print(evaluation)
+
+
+def calibrate(
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
+    /,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.safetensors")],
+    data: Path,
+    molecules: int = 150,
+    shapes: tuple[Literal["flat", "all"], ...] = ("flat", "all"),
+    conditions: tuple[Literal["nominal", "random", "measured"], ...] = ("nominal", "measured"),
+    noise: float = 0.05,
+    seed: int = 1,
+) -> None:
+    """Make a model's probabilities what they say: writes FILE.safetensors, a model like any other.
+
+    Example: afmol calibrate runs/some/some.safetensors --data molecules/val.npz -o some.safetensors
+
+    Stretches and moves what the network says of atoms, elements and bonds (five numbers) until it fits what comes true
+    in one half of the samples; the table is of the other half, before and after.
+
+    Args:
+        weights: name of a shipped one-pass model or path of a weight file.
+        out: file to write.
+        data: packed molecule set (.npz) that was not trained on; of one that is split, its validation part is taken.
+        molecules: how many of each kind.
+        shapes: flat ones (thinner than 1.6 A), or all.
+        conditions: nominal force parameters and CO tip; random ones; or random ones as measured stacks show them.
+        noise: standard deviation of white noise a pixel of 0.125 A, as a share of a slice's range.
+        seed: of molecules, orientations and noise.
+    """
+    from ..calibration import calibrate as run
+    from ..checkpoint import save_model
+    from ..evaluation import EvaluationConfig
+    from ..files import make_folder
+    from ..metrics import summary
+
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"The weights are written as .safetensors, not as {out.name}.")
+    make_folder(out.parent)
+    found = run(data, weights, EvaluationConfig(molecules, shapes, conditions, noise, seed))
+    save_model(found.model, out, found.name)
+    (a, b), s, (c, d) = found.numbers
+    print(f"atoms: {a:.3f} x {b:+.3f}; elements: {s:.3f} x; bonds: {c:.3f} x {d:+.3f}")
+    before, after = summary(found.before), summary(found.after)
+    for name in ("atom_calibration_error", "class_calibration_error", "bond_calibration_error", *FIGURES):
+        print(f"{name:24s} {before[name]:.4f} -> {after[name]:.4f}")
+    print(f"-> {out}")
 
 
 def demo(out: Folder = Path("out")) -> None:

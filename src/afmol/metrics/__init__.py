@@ -3,7 +3,7 @@
 `compare` counts one molecule, counts add up (`total`), `summary` divides them, `table` makes text of them.
 """
 
-from .comparison import Comparison, compare, total
+from .comparison import Comparison, compare, matching, total
 from .figures import summary, table
 from .spectra import SpectrumErrors, count_spectra, spectrum_summary
 from .steps import Steps, count_steps, step_summary
@@ -15,6 +15,7 @@ __all__ = [
     "compare",
     "count_spectra",
     "count_steps",
+    "matching",
     "spectrum_summary",
     "step_summary",
     "summary",

@@ -8,6 +8,7 @@ The paper: Oinonen, Kurki, Ilin, Foster, MRS Bulletin 2022, doi 10.1557/s43577-0
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -75,6 +76,30 @@ def size_bin(atoms: int) -> Bool[np.ndarray, " 25"]:
     return np.arange(N_SIZE_BINS) == min(max(atoms - 1, 0) // SIZE_BIN, N_SIZE_BINS - 1)
 
 
+class Matching(NamedTuple):
+    """Which predicted atoms stand for which reference atoms, one to one."""
+
+    found: Int[np.ndarray, " k"]
+    """Predicted atoms."""
+    partner: Int[np.ndarray, " k"]
+    """The reference atom of each."""
+    extra: Int[np.ndarray, " e"]
+    """Predicted atoms that stand for none."""
+    ignored: int
+    """How many stand for one that is not asked for."""
+
+
+def matching(
+    prediction: Molecule, reference: Molecule, visible: Bool[np.ndarray, " n_ref"], tolerance: float = 0.5
+) -> Matching:
+    """As `compare` matches: the reference atoms that are asked for first, then what is left over to the others."""
+    asked = np.flatnonzero(visible)
+    found, place = _match(prediction.positions, reference.positions[asked], tolerance)
+    spare = np.setdiff1d(np.arange(len(prediction)), found)
+    ignored, _ = _match(prediction.positions[spare], reference.positions[~visible], tolerance)
+    return Matching(found, asked[place], np.delete(spare, ignored), len(ignored))
+
+
 def compare(
     prediction: Molecule, reference: Molecule, visible: Bool[np.ndarray, " n_ref"], tolerance: float = 0.5
 ) -> Comparison:
@@ -97,13 +122,8 @@ def compare(
             raise MoleculeError("Probabilities of a prediction must lie between 0 and 1.")
 
     asked = np.flatnonzero(visible)
-    found, place = _match(prediction.positions, reference.positions[asked], tolerance)
-    partner = asked[place]  # found[k] is the predicted atom of reference atom partner[k]
+    found, partner, extra, ignored = matching(prediction, reference, visible, tolerance)
     missed = np.setdiff1d(asked, partner)
-    spare = np.setdiff1d(np.arange(len(prediction)), found)
-    ignored, _ = _match(prediction.positions[spare], reference.positions[~visible], tolerance)
-    extra = np.delete(spare, ignored)
-
     true, given = reference.classes, prediction.classes
     classes = class_confusion(
         np.concatenate([true[partner], true[missed], np.full(len(extra), NONE)]),
@@ -119,7 +139,7 @@ def compare(
     return Comparison(
         molecules=1,
         exact=int(np.trace(classes) == classes.sum() and np.trace(bonds) == bonds.sum()),
-        ignored=len(ignored),
+        ignored=ignored,
         classes=classes,
         bonds=bonds,
         rule_bonds=_bond_confusion(bonded, partner, ruled, found),

@@ -1,0 +1,183 @@
+"""Probabilities that are what they say: the network's logits stretched and moved until they fit what comes true.
+
+    equation                                    variable       of
+    logit P(atom) = a x + b                     atoms: a, b    a candidate; x: as the network says it
+    P(element e) ~ exp(s x_e)                   elements: s    an atom; a class is the sum of its elements
+    logit P(bond) = a x + b                     bonds: a, b    a pair of atoms
+
+Five numbers, by maximum likelihood on simulated samples of validation molecules (Platt, Advances in Large Margin
+Classifiers (1999) 61; Guo et al., ICML 2017). All three come out of linear layers, and the mean over views of what is
+linear is linear, so the numbers go into the weights: a calibrated model is a model like any other.
+"""
+
+import copy
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import minimize
+from scipy.special import logit, logsumexp
+
+from .checkpoint import DEFAULT_MODEL, load_model
+from .data.molecules import load_molecules
+from .elements import CATEGORIES
+from .errors import ConfigError
+from .evaluation import AT_ONCE, EvaluationConfig, evaluation_samples
+from .metrics import Comparison, compare, matching
+from .model import OnePass
+from .prediction import predict_many
+from .structures import Molecule, Sample
+
+FAINTEST = 0.02
+"""Candidates from this confidence on are learned from."""
+LEAST = 1e-12
+"""Probabilities are taken as at least this far from 0 and 1, so that their logits are finite."""
+
+
+USUAL = EvaluationConfig(150, ("flat", "all"), ("nominal", "measured"), seed=1)
+"""Of each kind so many molecules, of which every second is fitted to and the others are judged by."""
+
+
+class Numbers(NamedTuple):
+    """See the module's text."""
+
+    atoms: tuple[float, float] = (1.0, 0.0)
+    elements: float = 1.0
+    bonds: tuple[float, float] = (1.0, 0.0)
+
+
+class Outcomes(NamedTuple):
+    """What a network said and what came true."""
+
+    atoms: Float[np.ndarray, " n"]
+    """Logits of candidates that are right or wrong."""
+    there: Bool[np.ndarray, " n"]
+    elements: Float[np.ndarray, "k e"]
+    """Logarithms of the elements' probabilities of atoms that were found."""
+    classes: Int[np.ndarray, " k"]
+    """Their true classes."""
+    bonds: Float[np.ndarray, " m"]
+    """Logits of listed pairs of found atoms."""
+    bonded: Bool[np.ndarray, " m"]
+
+
+class Calibration(NamedTuple):
+    """A calibrated model and how it did on samples that it was not fitted to."""
+
+    model: OnePass
+    name: str
+    numbers: Numbers
+    before: Comparison
+    after: Comparison
+
+
+def calibrate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationConfig = USUAL) -> Calibration:
+    """Calibrate a one-pass model on the validation part of a packed molecule set.
+
+    Raises:
+        MoleculeError, WeightsError, ConfigError: input that cannot be used; a model of another kind.
+    """
+    network, name = load_model(model)
+    if not isinstance(network, OnePass):
+        raise ConfigError(f"{model} is not a one-pass model; afmol calibrates no other.")
+    molecules = load_molecules(data, "validation")
+    kinds = [
+        [*evaluation_samples(molecules, shapes, conditions, config)]
+        for shapes in config.shapes
+        for conditions in config.conditions
+    ]
+    fitted, judged = ([s for kind in kinds for s in kind[part::2]] for part in (0, 1))
+    numbers = fit(outcomes(network, fitted))
+    calibrated = scaled(network, numbers)
+    return Calibration(calibrated, name, numbers, judge(network, judged), judge(calibrated, judged))
+
+
+def read(network: OnePass, samples: list[Sample], threshold: float) -> Iterator[tuple[Molecule, Molecule]]:
+    """What the network finds in each sample, and the truth."""
+    rest = iter(samples)
+    while chunk := list(islice(rest, AT_ONCE)):
+        yield from zip(
+            predict_many([s.scan for s in chunk], network, threshold), (s.molecule for s in chunk), strict=True
+        )
+
+
+def judge(network: OnePass, samples: list[Sample]) -> Comparison:
+    """Counts over samples."""
+    counts = Comparison()
+    for found, truth in read(network, samples, 0.5):
+        counts += compare(found, truth, truth.within(network.config.depth))
+    return counts
+
+
+def outcomes(network: OnePass, samples: list[Sample]) -> Outcomes:
+    """What the network says of all that might be an atom or a bond, and what is true of it."""
+    rows: list[Outcomes] = []
+    for molecule, truth in read(network, samples, FAINTEST):
+        pairs = matching(molecule, truth, truth.within(network.config.depth))
+        judged = np.concatenate([pairs.found, pairs.extra])
+        partner = np.full(len(molecule), -1)
+        partner[pairs.found] = pairs.partner
+        ends = partner[molecule.bonds]
+        both = (ends >= 0).all(1)
+        true_bonds = {frozenset(bond) for bond in truth.bonds.tolist()}
+        confidence, elements, bonds = molecule.confidence, molecule.element_probabilities, molecule.bond_probabilities
+        assert confidence is not None
+        assert elements is not None
+        assert bonds is not None
+        rows.append(
+            Outcomes(
+                _logit(confidence[judged]),
+                np.arange(len(judged)) < len(pairs.found),
+                np.log(np.maximum(elements[pairs.found], LEAST)),
+                truth.classes[pairs.partner],
+                _logit(bonds[both]),
+                np.array([frozenset(pair) in true_bonds for pair in ends[both].tolist()], bool),
+            )
+        )
+    return Outcomes(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+
+def fit(seen: Outcomes) -> Numbers:
+    """The numbers under which what came true was likeliest. ConfigError: samples in which nothing was found."""
+    if not (len(seen.atoms) and len(seen.classes) and len(seen.bonds)):
+        raise ConfigError("The model finds nothing in these samples, so there is nothing to calibrate.")
+
+    def of_elements(stretch: Float[np.ndarray, " 1"]) -> float:
+        logits = stretch[0] * seen.elements
+        of_class = np.stack([logsumexp(logits[:, c == CATEGORIES], axis=1) for c in range(5)], axis=1)
+        right = of_class[np.arange(len(of_class)), seen.classes]
+        return float((logsumexp(of_class, axis=1) - right).mean())
+
+    elements = minimize(of_elements, [1.0], method="Nelder-Mead").x[0]
+    return Numbers(_line(seen.atoms, seen.there), float(elements), _line(seen.bonds, seen.bonded))
+
+
+def _line(logits: Float[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> tuple[float, float]:
+    """a and b of logistic regression, a > 0."""
+
+    def loss(line: Float[np.ndarray, " 2"]) -> float:
+        x = np.exp(line[0]) * logits + line[1]
+        return float(np.logaddexp(0, np.where(true, -x, x)).mean())
+
+    a, b = minimize(loss, [0.0, 0.0], method="Nelder-Mead").x
+    return float(np.exp(a)), float(b)
+
+
+def _logit(probability: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return logit(np.clip(probability, LEAST, 1 - LEAST))
+
+
+def scaled(network: OnePass, numbers: Numbers) -> OnePass:
+    """A copy of the network that says what is calibrated."""
+    out = copy.deepcopy(network)
+    net = out.bondnet
+    lines = ((net.exists, numbers.atoms), (net.elements, (numbers.elements, 0.0)), (net.bonds, numbers.bonds))
+    with torch.no_grad():
+        for layer, (a, b) in lines:
+            layer.weight.mul_(a)
+            layer.bias.mul_(a).add_(b)
+    return out

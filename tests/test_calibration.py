@@ -1,0 +1,81 @@
+"""Calibration: known numbers are found again, and weights say them."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit, softmax
+
+from afmol import load_model
+from afmol.calibration import Numbers, Outcomes, fit, outcomes, scaled
+from afmol.cli import main
+from afmol.data.molecules import load_molecules
+from afmol.elements import CATEGORIES, ELEMENTS
+from afmol.errors import ConfigError
+from afmol.evaluation import EvaluationConfig, evaluation_samples
+from strategies import few_molecules
+
+
+def test_what_was_drawn_by_known_numbers_gives_them_back():
+    rng = np.random.default_rng(0)
+    n, known = 40_000, Numbers((0.7, -0.8), 0.6, (1.8, 2.5))
+    atoms, bonds = rng.normal(0, 3, (2, n))
+    logits = rng.normal(0, 3, (n, len(ELEMENTS)))
+    elements = np.array([rng.choice(len(ELEMENTS), p=p) for p in softmax(known.elements * logits, axis=1)])
+
+    def true(x, line):
+        return rng.random(n) < expit(line[0] * x + line[1])
+
+    said = np.log(softmax(logits, axis=1))
+    seen = Outcomes(atoms, true(atoms, known.atoms), said, CATEGORIES[elements], bonds, true(bonds, known.bonds))
+    found = fit(seen)
+    for a, b in zip(found, known, strict=True):
+        assert a == pytest.approx(b, abs=0.05)
+
+
+def test_nothing_found_is_nothing_to_fit_to():
+    nothing = Outcomes(*(np.zeros(0) for _ in range(2)), np.zeros((0, 11)), *(np.zeros(0) for _ in range(3)))
+    with pytest.raises(ConfigError, match="finds nothing"):
+        fit(nothing)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    molecules = load_molecules(few_molecules(tmp_path_factory.mktemp("set") / "set.npz"))
+    return [*evaluation_samples(molecules, "all", "nominal", EvaluationConfig(4))]
+
+
+def test_weights_say_the_numbers(samples):
+    """Of all candidates and pairs, the logits are those of before, stretched and moved; a feedback of none, so that
+    what is told does not change."""
+    network, _ = load_model("base")
+    numbers = Numbers((1.2, 0.3), 1.0, (0.9, -0.5))
+    before, after = (outcomes(model, samples) for model in (network, scaled(network, numbers)))
+    for what, (a, b) in (("atoms", numbers.atoms), ("bonds", numbers.bonds)):
+        old, new = getattr(before, what), getattr(after, what)
+        wanted = np.sort(a * old + b)[::-1][:10]
+        assert np.sort(new)[::-1][:10] == pytest.approx(wanted, abs=0.02)
+    elements = outcomes(scaled(network, Numbers(elements=0.8)), samples).elements  # of the same atoms
+    wanted = np.log(softmax(0.8 * before.elements, axis=1))
+    likely = wanted > -10
+    assert elements[likely] == pytest.approx(wanted[likely], abs=0.02)
+    assert network.bondnet.exists.weight.grad is None
+    assert not torch.equal(network.bondnet.exists.weight, scaled(network, numbers).bondnet.exists.weight)
+
+
+def test_the_command_writes_a_model_like_any_other(tmp_path, capsys):
+    data, out = few_molecules(tmp_path / "set.npz"), tmp_path / "deeper" / "new.safetensors"
+    main(["calibrate", "base", "--data", data, "-o", str(out), "--molecules", "4", "--conditions", "nominal"])
+    said = capsys.readouterr().out
+    assert "atom_calibration_error" in said
+    assert f"-> {out}" in said
+    model, name = load_model(out)
+    assert name == "base"
+    assert not torch.equal(model.bondnet.exists.weight, load_model("base")[0].bondnet.exists.weight)
+
+
+def test_models_of_other_kinds_are_refused(tmp_path, capsys):
+    data = few_molecules(tmp_path / "set.npz")
+    for wrong, words in ((["asd", "-o", "a.safetensors"], "one-pass"), (["base", "-o", "a.txt"], ".safetensors")):
+        with pytest.raises(SystemExit):
+            main(["calibrate", *wrong, "--data", data])
+        assert words in capsys.readouterr().err
