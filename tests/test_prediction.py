@@ -2,12 +2,17 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from afmol import molecule_from_smiles
 from afmol.data.chemistry import graph_from_geometry
+from afmol.elements import CATEGORIES, ELEMENTS
 from afmol.errors import ConfigError
 from afmol.files import read_molecule
 from afmol.model import OnePass, OnePassConfig
@@ -96,6 +101,41 @@ def test_each_molecule_is_an_entry(tmp_path):
     assert len(entries) == 3
     assert not entries[2]
     assert np.allclose(read_molecule(sdf_path).positions, two.positions[parts[0]], atol=1e-3)
+
+
+@given(probabilities=hnp.arrays(float, (4, 5), elements=st.floats(0.01, 1)))
+def test_readings_are_the_likeliest_of_all(probabilities):
+    probabilities /= probabilities.sum(1, keepdims=True)
+    answer = probabilities.argmax(1)
+    molecule = Molecule(
+        np.arange(12.0).reshape(4, 3),
+        np.array([1, 6, 7, 8, 9])[answer],
+        np.zeros((0, 2), int),
+        class_probabilities=probabilities,
+    )
+    every = sorted((np.prod(probabilities[range(4), c]) for c in product(range(5), repeat=4)), reverse=True)[:3]
+    found = molecule.readings()
+    assert found[0][0] == {}
+    assert [p for _, p in found] == pytest.approx([p for p in every if p > 0.01 * every[0]][: len(found)])
+    assert len(found) == 3 or every[len(found)] <= 0.0101 * every[0]
+    for changes, p in found:
+        classes = answer.copy()
+        for i, symbol in changes.items():
+            classes[i] = {"H": 0, "C": 1, "N": 2, "O": 3, "F": 4}[symbol]
+        assert np.prod(probabilities[range(4), classes]) == pytest.approx(p)
+
+
+def test_a_reading_names_the_likeliest_element_of_its_class():
+    elements = np.full((2, len(ELEMENTS)), 1e-6)
+    symbols = [e.symbol for e in ELEMENTS]
+    elements[0, [symbols.index(s) for s in ("C", "Cl", "F")]] = 0.6, 0.3, 0.1
+    elements[1, symbols.index("O")] = 1.0
+    classes = np.stack([elements[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1)
+    atoms = np.array([[0.0, 0, 0], [1.4, 0, 0]]), np.array([6, 8]), np.array([[0, 1]])
+    found = Molecule(*atoms, class_probabilities=classes, element_probabilities=elements).readings()
+    assert [changes for changes, _ in found] == [{}, {0: "Cl"}]
+    assert [p for _, p in found] == pytest.approx([0.6, 0.4], abs=1e-4)
+    assert Molecule(*atoms).readings() == [({}, 1.0)]
 
 
 def test_a_missed_bond_does_not_cut_a_molecule():

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import nn
 from tqdm import tqdm
 
@@ -140,9 +141,20 @@ def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) 
             {"atoms": [int(i), int(j)], "probability": round(float(p), 4)}
             for (i, j), p in zip(molecule.bonds, bonds, strict=True)
         ],
-        "molecules": [{"atoms": part.tolist(), "smiles": name} for part, name in zip(parts, smiles, strict=True)],
+        "molecules": [
+            {"atoms": part.tolist(), "smiles": name, "readings": _readings(molecule, part)}
+            for part, name in zip(parts, smiles, strict=True)
+        ],
         "warnings": list(molecule.warnings),
     }
+
+
+def _readings(molecule: Molecule, part: Int[np.ndarray, " k"]) -> list[dict]:
+    """Of one molecule in a scan; atoms count through the scan."""
+    return [
+        {"probability": round(p, 4), "changes": [[int(part[i]), symbol] for i, symbol in changes.items()]}
+        for changes, p in molecule.taken(part).readings()
+    ]
 
 
 def write_prediction(

@@ -4,6 +4,7 @@ Angstrom throughout; arrays are indexed (x, y, z). See CONVENTIONS.md.
 """
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -179,6 +180,31 @@ class Molecule:
             [(ELEMENTS[k].symbol, float(p[k])) for k in places if p[k] >= LEAST]
             for places, p in zip(ranked.tolist(), self.element_probabilities, strict=True)
         ]
+
+    def readings(self, most: int = 3) -> list[tuple[dict[int, str], float]]:
+        """The most probable readings of the whole molecule, the answer first: which atoms are of another class than in
+        it, as which element, and the probability of all classes together, as if atoms knew nothing of each other.
+
+        At most so many, each at least LEAST times as probable as the answer. The `most - 1` changes that cost least
+        are enough: a reading with any other change comes after the answer and each of these alone.
+        """
+        p, e = self.class_probabilities, self.element_probabilities
+        if p is None:
+            return [({}, 1.0)]
+        rows, logs = np.arange(len(self)), np.log(np.maximum(p, 1e-300))
+        cost = logs[rows, self.classes][:, None] - logs
+        cost[rows, self.classes] = np.inf
+        cheapest = np.argsort(cost, axis=None, kind="stable")[: most - 1]
+        changes = [divmod(int(k), p.shape[1]) for k in cheapest if cost.flat[k] < -np.log(LEAST)]
+        found = []
+        for chosen in (some for n in range(most) for some in combinations(changes, n)):
+            if len({atom for atom, _ in chosen}) == len(chosen):
+                of_class = {i: np.where(c == CATEGORIES, 1.0 if e is None else e[i], -1.0) for i, c in chosen}
+                symbols = {i: ELEMENTS[int(share.argmax())].symbol for i, share in of_class.items()}
+                found.append((symbols, sum(cost[change] for change in chosen)))
+        found = sorted(found, key=lambda reading: reading[1])[:most]
+        whole = logs[rows, self.classes].sum()
+        return [(symbols, float(np.exp(whole - more))) for symbols, more in found]
 
     def with_likely_bonds(self) -> "Molecule":
         """The molecule with the bonds that are more probable than not."""
