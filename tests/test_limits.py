@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from afmol import limits
 from afmol.checkpoint import FORMAT, VERSION, load_model
 from afmol.config import config_from_toml, config_to_dict
-from afmol.data.entries import read_entries
+from afmol.data.entries import check_source, read_entries
 from afmol.data.foreign import read_hdf5_samples
 from afmol.data.molecules import load_molecules
 from afmol.data.shards import Shard, read_shard, shard_bytes, shard_length
@@ -132,6 +132,8 @@ def test_gz_that_unpacks_to_gigabytes(tmp_path):
         packed = gzip.compress(piece * 16)
         path.write_bytes(packed * (GIGANTIC // 2**24))
         refused(lambda path=path: sum(1 for _ in read_entries(path)), MoleculeError, "AFMOL_MOST_BYTES", "a.smi.gz")
+    path.write_bytes(packed[:-4] + (2**31).to_bytes(4, "little"))  # seen without unpacking
+    refused(lambda: check_source(path), MoleculeError, "AFMOL_MOST_BYTES", "a.smi.gz")
 
 
 def test_gz_of_usual_text_is_read_as_a_whole(tmp_path):

@@ -11,6 +11,7 @@ All but the last also compressed (NAME.smi.gz and so on).
 
 import csv
 import gzip
+import os
 from collections.abc import Callable, Iterable, Iterator
 from io import TextIOBase
 from pathlib import Path
@@ -75,6 +76,12 @@ def check_source(path: Path) -> None:
         raise MoleculeError(f"{path} does not exist; check the path.")
     if not path.is_file():
         raise MoleculeError(f"{path} is not a plain file; save what it holds as one.")
+    if path.suffix.lower() == ".gz":
+        with reading(path, source_format(path), MoleculeError), path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 4))
+            unpacked = int.from_bytes(file.read(), "little")  # as gzip notes at the end, up to a multiple of 4 GiB
+            check_claim(unpacked, path.name, MoleculeError, stored=size)
 
 
 def source_format(path: Path) -> str:
