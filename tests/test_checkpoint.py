@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import runpy
 import struct
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from afmol.checkpoint import (
 )
 from afmol.config import config_to_dict
 from afmol.errors import ConfigError, WeightsError
+from afmol.metrics import Comparison, summary
 from afmol.model import OnePass, OnePassConfig
 from strategies import one_sentence
 
@@ -371,3 +373,21 @@ def test_shipped_weights(name):
 @pytest.mark.parametrize("name", shipped_models() if WEIGHTS.is_dir() else [])
 def test_shipped_weights_have_a_model_card(name):
     assert len((WEIGHTS / f"{name}.md").read_text()) > 200
+
+
+def test_a_card_says_what_its_weights_are(tmp_path):
+    """tools/card.py wrote the figures of these weights, and writes those of an evaluation between the marks."""
+    tool = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "card.py"))
+    shipped = (WEIGHTS / "measured.md").read_text()
+    assert f"{tool['START']}\n\n{tool['size_of']('measured')}\n" in shipped
+    counts = Comparison(molecules=4, exact=3)
+    record = {"data": "some.npz", "noise": 0.05, "flat molecules, nominal force parameters": summary(counts)}
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    (tmp_path / "card.md").write_text(f"before\n{tool['START']}old{tool['END']}\nafter\n")
+    tool["main"]("measured", str(tmp_path / "evaluation.json"), str(tmp_path / "card.md"))
+    card = (tmp_path / "card.md").read_text()
+    assert card.startswith(f"before\n{tool['START']}")
+    assert card.endswith(f"{tool['END']}\nafter\n")
+    assert "| exact graphs | 0.750 |" in card
+    assert "| flat molecules, nominal (4) |" in card
+    assert "old" not in card

@@ -178,6 +178,7 @@ def test_results_of_another_stack_are_not_replaced(tmp_path, capsys, weights):
         "source": str(second),
         "shape": [40, 40, 5],
         "size": [20.0, 10.0],
+        "stated_size": [20.0, 10.0],
     }
     capsys.readouterr()
     (tmp_path / "a" / "x.xyz").write_text("the molecule that was measured")

@@ -62,7 +62,8 @@ def test_written_files_agree(tmp_path):
     json_path, xyz_path, sdf_path, _ = write_prediction(scan, molecule, tmp_path, "m", "tiny", 0.8)
     record = json.loads(json_path.read_text())
     assert record["format"] == "afmol-prediction/1"
-    assert record["scan"] == {"source": "blob", "shape": [80, 80, 5], "size": [10.0, 10.0]}
+    sizes = {"size": [10.0, 10.0], "stated_size": [10.0, 10.0]}
+    assert record["scan"] == {"source": "blob", "shape": [80, 80, 5]} | sizes
     assert record["model"] == {"name": "tiny", "depth": 0.8}
     assert [a["element"] for a in record["atoms"]] == ["C", "O", "H"]
     assert [a["class"] for a in record["atoms"]] == [1, 3, 0]
@@ -74,6 +75,22 @@ def test_written_files_agree(tmp_path):
     assert np.allclose(sdf.positions, molecule.positions, atol=1e-3)
     assert sdf.bonds.tolist() == [[0, 1]], "only bonds that are more probable than not"
     assert read_molecule(xyz_path).symbols == ["C", "O", "H"]
+
+
+@pytest.mark.parametrize("stated", [1.0, 0.9])
+def test_files_are_of_the_size_that_bonds_speak_for(stated, tmp_path):
+    true = molecule_from_smiles("c1ccc2cc3ccccc3cc2c1")
+    positions = true.positions * [stated, stated, 1.0] - [*true.positions[:, :2].min(0) - 2, true.positions[:, 2].max()]
+    size = (16.0 * stated, 12.0 * stated)
+    write_prediction(blob(size, (32, 24), (4, 4)), replace(true, positions=positions), tmp_path, "a", "tiny", 0.8)
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["scan"]["stated_size"] == pytest.approx(size)
+    assert record["scan"]["size"] == pytest.approx((16, 12), rel=0.015)
+    of_files = [np.array([atom["position"] for atom in record["atoms"]]), read_molecule(tmp_path / "a.xyz").positions]
+    for found in of_files:
+        i, j = true.bonds.T
+        lengths = np.linalg.norm(true.positions[i] - true.positions[j], axis=1)
+        assert np.linalg.norm(found[i] - found[j], axis=1) == pytest.approx(lengths, rel=0.03)
 
 
 def test_each_molecule_is_an_entry(tmp_path):

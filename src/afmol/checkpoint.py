@@ -20,7 +20,7 @@ from .model import MODELS, ImageModel, build
 
 FORMAT, TRAINING = "afmol-weights", "afmol-training"
 VERSION = 3
-DEFAULT_MODEL = "base"
+DEFAULT_MODEL = "measured"
 MOST_STEPS = 10**12
 """More than any training run has."""
 

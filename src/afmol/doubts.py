@@ -31,7 +31,7 @@ FEWEST = 5
 LEAST_ORDER, MOST_REPEAT = 0.5, 0.99
 REVERSED, NEGATED = -0.1, -0.7
 """Limits of `Contrast.closing` and `Contrast.sign`."""
-MOST_STRETCH, SUREST = 0.06, 3.0
+MOST_STRETCH, SUREST = 0.05, 3.0
 """A ratio of bond lengths this far from 1, and this many standard errors, is doubted: without any error of the size the
 shipped model's ratios spread by 0.015."""
 NOT_A_STACK = 0.5
@@ -79,12 +79,29 @@ def image_doubts(scan: Scan) -> list[str]:
 
 def size_doubt(scan: Scan, molecule: Molecule) -> list[str]:
     """Whether the bonds are too long or too short for the stated size."""
+    ratio = stretch(molecule)
+    if ratio == 1.0:
+        return []
+    how = "long" if ratio > 1 else "short"
+    stated, true = (" x ".join(f"{side / r:.1f}" for side in scan.size) for r in (1.0, ratio))
+    return [f"bonds are {100 * abs(ratio - 1):.0f} % too {how}: is the size {stated} or {true} A?"]
+
+
+def stretch(molecule: Molecule) -> float:
+    """By how much bonds are longer than they are in nature, where that is beyond doubt; 1 where it is not."""
     found = scale_ratio(molecule)
     if found is None or abs(np.log(found.ratio)) < max(MOST_STRETCH, SUREST * found.error):
-        return []
-    how = "long" if found.ratio > 1 else "short"
-    stated, true = (" x ".join(f"{side / ratio:.1f}" for side in scan.size) for ratio in (1.0, found.ratio))
-    return [f"bonds are {100 * abs(found.ratio - 1):.0f} % too {how}: is the size {stated} or {true} A?"]
+        return 1.0
+    return found.ratio
+
+
+def at_true_size(scan: Scan, molecule: Molecule) -> tuple[Scan, Molecule]:
+    """Scan and molecule as of the size that bonds speak for, where the stated one is doubted; else as they are."""
+    ratio = stretch(molecule)
+    if ratio == 1.0:
+        return scan, molecule
+    true = (scan.size[0] / ratio, scan.size[1] / ratio)
+    return replace(scan, size=true), replace(molecule, positions=molecule.positions / [ratio, ratio, 1.0])
 
 
 def image_contrast(scan: Scan) -> Contrast:

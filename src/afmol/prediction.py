@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
-from .doubts import doubted
+from .doubts import at_true_size, doubted
 from .errors import AfmolError, ConfigError, ScanError
 from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .files.molecules import sdf
@@ -171,16 +171,20 @@ def write_prediction(
 
     In NAME.sdf each molecule of a scan that shows several is an entry of its own.
 
+    Where the stated size of the scan is doubted, all of them are of the size that bonds speak for (doubts.py).
+
     NAME.json says that the scan came from `source`; from what the scan itself says, if that is empty.
 
     Raises:
         ConfigError: a folder that cannot be written.
     """
-    out = Path(out)
+    out, stated = Path(out), scan.size
+    scan, molecule = at_true_size(scan, molecule)
     bonded = molecule.with_likely_bonds()
     paths = [out / f"{name}{suffix}" for suffix in RESULTS]
     make_folder(out)
     record = prediction_record(replace(scan, source=source or scan.source), molecule, model, depth)
+    record["scan"]["stated_size"] = [float(side) for side in stated]
     text = json.dumps(record, indent=1)
     write_file(paths[0], f"{text}\n".encode())
     write_molecule(bonded, paths[1])

@@ -35,7 +35,7 @@ def predict(
     ],
     /,
     out: Folder,
-    model: str = "base",
+    model: str = "measured",
     size: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LX LY")] = None,
     heights: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="Z [Z ...]")] = None,
     channel: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
@@ -280,7 +280,7 @@ def soap(
 def evaluate(
     out: Folder,
     data: Path | None = None,
-    model: str = "base",
+    model: str = "measured",
     molecules: int = 500,
     shapes: tuple[Literal["flat", "all"], ...] = ("flat", "all"),
     conditions: tuple[Literal["nominal", "random", "measured"], ...] = ("nominal", "random"),
