@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from afmol.checkpoint import load_model
+from afmol.checkpoint import DEFAULT_MODEL, load_model
 from afmol.data.bending import lay_down
 from afmol.data.chemistry import molecule_from_smiles
 from afmol.files import write_scan
@@ -39,7 +39,7 @@ def timed(what, function):
     print(f"{what:36s} {min(times):.3f} s shortest, {sorted(times)[REPEATS // 2]:.3f} s median")
 
 
-def main(model="base"):
+def main(model=DEFAULT_MODEL):
     """Print the table."""
     scan = stack_of_128_pixels()
     network, _ = load_model(model)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from afmol.checkpoint import load_image_model
+from afmol.checkpoint import DEFAULT_MODEL, load_image_model
 from afmol.data.molecules import load_molecules
 from afmol.evaluation import EvaluationConfig, ForceParameters, evaluation_samples
 from afmol.metrics import Comparison, compare, summary
@@ -20,7 +20,7 @@ from afmol.scale import scale_ratio
 FACTORS = (0.94, 0.97, 1.0, 1.03, 1.06)
 
 
-def main(data: str, count: int = 100, model: str = "base") -> None:
+def main(data: str, count: int = 100, model: str = DEFAULT_MODEL) -> None:
     """Print a table."""
     network, name = load_image_model(model)
     config = EvaluationConfig(molecules=count)

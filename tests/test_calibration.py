@@ -58,7 +58,6 @@ def test_weights_say_the_numbers(samples):
     wanted = np.log(softmax(0.8 * before.elements, axis=1))
     likely = wanted > -10
     assert elements[likely] == pytest.approx(wanted[likely], abs=0.02)
-    assert network.bondnet.exists.weight.grad is None
     assert not torch.equal(network.bondnet.exists.weight, scaled(network, numbers).bondnet.exists.weight)
 
 

@@ -18,7 +18,7 @@ from afmol.files import read_scan
 from afmol.structures import Molecule
 from strategies import COMMENT, both, gsf, members, sxm, theirs, write, xyz
 
-COMMANDS = ("demo", "predict", "simulate", "fit", "soap", "molecules", "train", "evaluate", "info")
+COMMANDS = ("demo", "predict", "simulate", "fit", "soap", "molecules", "train", "evaluate", "calibrate", "info")
 
 
 def save(path, data=None, **more):

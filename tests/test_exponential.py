@@ -25,6 +25,7 @@ CHARGED = {
     "at the probe": Tip(charges=(0.05,), charge_offsets=(0.0,)),
     "one": Tip(charges=(0.05,), charge_offsets=(0.1,)),
     "three": Tip(charges=(-0.4, 0.9, -0.45), charge_offsets=(0.3, 0.0, -0.25)),
+    "none of three at the probe": Tip(charges=(-0.4, 0.9, -0.45), charge_offsets=(0.3, 0.1, -0.25)),
 }
 tips = pytest.mark.parametrize("tip", CHARGED.values(), ids=list(CHARGED))
 TABLES = Path(__file__).parents[2] / "shared" / "reference" / "force_model" / "exponentials.json"

@@ -20,7 +20,7 @@ SMILES = ("Nc1ccc(Cl)cc1O", "c1ccc2ncccc2c1", "O=C1C=CC(=O)C=C1F", "c1csc(-c2ccn
 @pytest.mark.parametrize(("pixel", "far"), [(0.125, 0.0), (0.2, 40.0)])
 def test_five_molecules_are_found_in_the_frame_of_their_stacks(pixel, far):
     """An image larger than the molecule, which lies off its middle; the scan's origin is its lower left corner,
-    wherever the molecule's own was. Measured when this was written: recall 1.00 and 0.97, precision 0.99 and 0.96,
+    wherever the molecule's own was. With `base`, when this was written: recall 1.00 and 0.97, precision 0.99 and 0.96,
     classes and bonds 1.00."""
     counts = Comparison()
     for seed, smiles in enumerate(SMILES):
@@ -42,8 +42,8 @@ def test_five_molecules_are_found_in_the_frame_of_their_stacks(pixel, far):
 
 
 def test_a_size_that_bonds_contradict_is_mended():
-    """The stack is said to be 7 % smaller than it is. When this was written: size found to 2 % (one reading: 4 %),
-    atoms to 0.039 A (0.076)."""
+    """The stack is said to be 7 % smaller than it is. With `base`, when this was written: size found to 2 % (one
+    reading: 4 %), atoms to 0.039 A (0.076)."""
     counts, stated, sizes = Comparison(), 0.93, []
     for seed, smiles in enumerate(SMILES):
         molecule = lay_down(afmol.molecule_from_smiles(smiles, seed=seed), np.random.default_rng(seed), tilt=0.0)

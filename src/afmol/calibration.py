@@ -11,8 +11,6 @@ linear is linear, so the numbers go into the weights: a calibrated model is a mo
 """
 
 import copy
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,18 +24,15 @@ from .checkpoint import DEFAULT_MODEL, load_model
 from .data.molecules import load_molecules
 from .elements import CATEGORIES
 from .errors import ConfigError
-from .evaluation import AT_ONCE, EvaluationConfig, evaluation_samples
-from .metrics import Comparison, compare, matching
+from .evaluation import EvaluationConfig, compared, evaluation_samples, predicted
+from .metrics import Comparison, matching
 from .model import OnePass
-from .prediction import predict_many
-from .structures import Molecule, Sample
+from .structures import Sample
 
 FAINTEST = 0.02
 """Candidates from this confidence on are learned from."""
 LEAST = 1e-12
 """Probabilities are taken as at least this far from 0 and 1, so that their logits are finite."""
-
-
 USUAL = EvaluationConfig(150, ("flat", "all"), ("nominal", "measured"), seed=1)
 """Of each kind so many molecules, of which every second is fitted to and the others are judged by."""
 
@@ -93,30 +88,13 @@ def calibrate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCo
     fitted, judged = ([s for kind in kinds for s in kind[part::2]] for part in (0, 1))
     numbers = fit(outcomes(network, fitted))
     calibrated = scaled(network, numbers)
-    return Calibration(calibrated, name, numbers, judge(network, judged), judge(calibrated, judged))
-
-
-def read(network: OnePass, samples: list[Sample], threshold: float) -> Iterator[tuple[Molecule, Molecule]]:
-    """What the network finds in each sample, and the truth."""
-    rest = iter(samples)
-    while chunk := list(islice(rest, AT_ONCE)):
-        yield from zip(
-            predict_many([s.scan for s in chunk], network, threshold), (s.molecule for s in chunk), strict=True
-        )
-
-
-def judge(network: OnePass, samples: list[Sample]) -> Comparison:
-    """Counts over samples."""
-    counts = Comparison()
-    for found, truth in read(network, samples, 0.5):
-        counts += compare(found, truth, truth.within(network.config.depth))
-    return counts
+    return Calibration(calibrated, name, numbers, compared(network, judged), compared(calibrated, judged))
 
 
 def outcomes(network: OnePass, samples: list[Sample]) -> Outcomes:
     """What the network says of all that might be an atom or a bond, and what is true of it."""
     rows: list[Outcomes] = []
-    for molecule, truth in read(network, samples, FAINTEST):
+    for molecule, truth in predicted(network, samples, FAINTEST):
         pairs = matching(molecule, truth, truth.within(network.config.depth))
         judged = np.concatenate([pairs.found, pairs.extra])
         partner = np.full(len(molecule), -1)

@@ -33,7 +33,7 @@ REVERSED, NEGATED = -0.1, -0.7
 """Limits of `Contrast.closing` and `Contrast.sign`."""
 MOST_STRETCH, SUREST = 0.05, 3.0
 """A ratio of bond lengths this far from 1, and this many standard errors, is doubted: without any error of the size the
-shipped model's ratios spread by 0.015."""
+ratios of `base` spread by 0.015, and those of `measured` are within 0.043 in 100 of 100 nominal stacks."""
 NOT_A_STACK = 0.5
 """Factor on the confidence of atoms in a stack that is doubted for its images."""
 

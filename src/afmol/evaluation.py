@@ -4,7 +4,7 @@ Sample i is a function of (seed, i): molecule, orientation, height, force parame
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,11 +20,11 @@ from .data.conditions import MEASURED, Measured, nominal_conditions, random_cond
 from .data.molecules import FLAT, MoleculeSet, load_molecules
 from .errors import ConfigError
 from .files import make_folder, write_file
-from .metrics import Comparison, compare, summary, table
+from .metrics import Comparison, compare, summary, table, total
 from .plots import confusion_picture
 from .prediction import predict_many
 from .simulation.artefacts import white_noise
-from .structures import Sample
+from .structures import Molecule, Sample
 
 Shapes = Literal["flat", "all"]
 ForceParameters = Literal["nominal", "random", "measured"]
@@ -152,14 +152,18 @@ def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCon
     return Evaluation(name, Path(data).name, config, counts)
 
 
-def compared(network: Any, samples: Iterator[Sample]) -> Comparison:
-    """Counts over samples, read in batches."""
-    counts = Comparison()
-    while chunk := list(islice(samples, AT_ONCE)):
-        found = predict_many([scan for scan, _ in chunk], network)
-        for molecule, (_, truth) in zip(found, chunk, strict=True):
-            counts += compare(molecule, truth, truth.within(network.config.depth))
-    return counts
+def compared(network: Any, samples: Iterable[Sample]) -> Comparison:
+    """Counts over samples."""
+    depth = network.config.depth
+    return total(compare(found, truth, truth.within(depth)) for found, truth in predicted(network, samples))
+
+
+def predicted(network: Any, samples: Iterable[Sample], threshold: float = 0.5) -> Iterator[tuple[Molecule, Molecule]]:
+    """What a network finds in each sample, and the truth; read in batches."""
+    rest = iter(samples)
+    while chunk := list(islice(rest, AT_ONCE)):
+        found = predict_many([scan for scan, _ in chunk], network, threshold)
+        yield from zip(found, (truth for _, truth in chunk), strict=True)
 
 
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> None:

@@ -49,7 +49,8 @@ def predict(
 
     A stack is an .npz or .h5 file, or a folder of .sxm or .gsf images taken at different heights. Several .sxm or .gsf
     files named together are one stack. NAME is that of the stack's file; of stacks of one name each gets eight letters
-    besides, which its path decides. A stack larger than 12 nm is read in tiles.
+    besides, which its path decides. A stack larger than 12 nm is read in tiles. Where bonds contradict the stated size
+    beyond doubt, the files are of the size that they speak for, and a warning says so.
 
     Args:
         scans: stacks to read.

@@ -144,7 +144,7 @@ def checksum(paths: Iterable[str | Path]) -> str:
 
 
 def shard_length(path: str | Path) -> int:
-    """How many samples a shard says it holds; nothing else is looked at, no checksum compared.
+    """How many samples a shard says it holds; no checksum is compared, and `opened_h5` alone looks at the rest.
 
     Raises:
         ShardError: missing, damaged at the start, or something else.

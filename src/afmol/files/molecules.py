@@ -225,7 +225,7 @@ def from_rdkit(mol: "rdkit.Chem.Mol") -> Molecule:
 def claims_too_much(molfile: str) -> bool:
     """Whether a V3000 molfile counts more atoms, bonds or others than it has lines: RDKit makes room for them all."""
     joined = re.sub(r"-[ \t]*\r?\n(M  V30)?", "", molfile)
-    counts = re.findall(r"COUNTS([ \t\d]*)", joined)
+    counts = re.findall(r"M  V30[ \t]+COUNTS([ \t\d]*)", joined)
     return any(int(count[:18]) > molfile.count("\n") for line in counts for count in line.split())
 
 
