@@ -348,6 +348,8 @@ def test_simulate_at_given_heights(tmp_path):
         (["simulate", "C", "-o", "x.foo"], ".foo"),
         (["predict", "-o", "out"], "at least one stack"),
         (["predict", "s.npz", "-o", "out", "--threshold", "1.5"], "threshold"),
+        (["predict", "s.npz", "-o", "out", "--model", "base", "--depth", "1.5"], "finds atoms down to 0.8 A"),
+        (["predict", "s.npz", "-o", "out", "--depth", "nan"], "finds atoms down to"),
         (["evaluate", "--data", "none.npz", "-o", "out"], "none.npz"),
         (["train", "none.toml"], "none.toml"),
     ],

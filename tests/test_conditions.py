@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from afmol.config import config_from_dict, config_to_dict
+from afmol.data import samples
 from afmol.data.bending import bridges, groups, with_bent_groups
 from afmol.data.chemistry import molecule_from_smiles
 from afmol.data.conditions import MEASURED, Measured, nominal_conditions, random_conditions, simulate_sample
 from afmol.data.molecules import molecule_set
 from afmol.data.samples import DataConfig, make_sample, stored_form
 from afmol.elements import ELEMENTS
-from afmol.errors import ConfigError
+from afmol.errors import ConfigError, MoleculeError
+from afmol.simulation import TIPS
 from afmol.simulation.artefacts import linear_drift, rounded
 from strategies import chain, flat_ring, hand, lamp, made
 
@@ -68,6 +70,34 @@ def test_off_it_draws_what_was_drawn_before():
     other = replace(SMALL, measured=MEASURED)
     assert config_from_dict(DataConfig, {k: v for k, v in stored_form(other).items() if k != "flat_limit"}) == other
     assert config_to_dict(other)["measured"]["tip_charge"] == (-0.05, 0.12)
+
+
+def test_some_samples_keep_conditions_that_are_not_as_measured(molecules, monkeypatch):
+    seen = []
+
+    def drawn(molecule, conditions, *grid):
+        seen.append(conditions)
+        return simulate_sample(molecule, conditions, *grid)
+
+    monkeypatch.setattr(samples, "simulate_sample", drawn)
+    shares = replace(MEASURED, plain_share=0.5, nominal_charged_share=0.25)
+    config = replace(CLEAN, nominal_share=0.5, measured=shares)
+    for i in range(160):
+        make_sample(molecules, config, i)
+    plain = [c for c in seen if c.factors and c.clearance is None]
+    nominal = [c for c in seen if not c.factors]
+    charged = [c for c in nominal if len(c.tip.charges) == 1]
+    assert 60 < len(nominal) < 100
+    assert 24 < len(plain) < 56
+    assert 8 < len(charged) < 32
+    assert {c.tip.charges for c in nominal} == {TIPS["co-charge"].charges, TIPS["co-quadrupole"].charges}
+    assert {(c.force.name, c.tip.charges) for c in plain} == {("lennard-jones", TIPS["co-quadrupole"].charges)}
+    all_plain = replace(config, measured=replace(shares, plain_share=1.0))
+    as_before = replace(config, measured=Measured(plain_share=1.0, nominal_charged_share=0.25))
+    for i in range(4):  # of none the size is off, none drifts
+        (scan, atoms), (other, same) = (make_sample(molecules, c, i) for c in (all_plain, as_before))
+        np.testing.assert_array_equal(scan.data, other.data)
+        np.testing.assert_array_equal(atoms.positions, same.positions)
 
 
 def test_heights_are_above_the_topmost_nucleus_or_as_the_force_model_counts():
@@ -175,9 +205,6 @@ def test_a_sample_that_cannot_be_simulated_is_drawn_again(molecules, monkeypatch
     config = replace(SMALL, buckling=0.0, measured=MEASURED)
     pushed = replace(config, halogenated_share=0.0)
     usual = [make_sample(molecules, pushed, i) for i in range(3)]
-    from afmol.data import samples
-    from afmol.errors import MoleculeError
-
     calls, real = [], samples.simulate_sample
 
     def failing(*arguments):

@@ -32,6 +32,7 @@ ORDER = (
     *(
         "checkpoint",
         "metrics",
+        "optimizer",
         "training",
         "plots",
         "imaging",

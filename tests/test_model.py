@@ -709,8 +709,20 @@ def test_a_model_starts_from_one_without_feedback():
     new.take(old)
     (a,), (b,) = old.predict(images), new.predict(images)
     np.testing.assert_array_equal(a.element_probabilities, b.element_probabilities)
-    with pytest.raises(ConfigError, match=r"only model.feedback"):
+    with pytest.raises(ConfigError, match=r"only model.feedback and model.deepest"):
         OnePass(replace(TINY, width=24)).take(old)
+
+
+def test_deeper_atoms_are_given_where_they_are_asked_for():
+    images = noise(1, TINY.slices, 40, 32)
+    deeper = OnePass(replace(TINY, deepest=1.5)).eval()
+    deeper.take(finding(images))
+    (usual,), (same,), (deep,) = (deeper.predict(images, 0.5, depth) for depth in (None, TINY.depth, 1.5))
+    np.testing.assert_array_equal(usual.positions, same.positions)
+    assert usual.positions[:, 2].min() >= -TINY.depth - SPARE_DEPTH
+    assert len(deep) >= len(usual)
+    shallow = deeper.predict(images, 0.5, 0.01)[0].positions
+    assert shallow[:, 2].min() >= -0.01 - SPARE_DEPTH
 
 
 def test_bonds_are_learned_from_the_labelled_pairs():
@@ -740,8 +752,8 @@ def test_candidates_for_deep_atoms_are_to_be_dropped():
     truth, wish = torch.tensor([-1, 0, 1, 2]), torch.tensor([-8.0, 8.0, -8.0, -8.0])
     z, no_pairs = torch.tensor([0.0, -0.3, -1.1, -1.7]), torch.zeros(0, 2, dtype=torch.int64)
 
-    def losses(exists: Tensor) -> dict[str, Tensor]:
-        return OnePass(TINY)._graph_losses(
+    def losses(exists: Tensor, config: OnePassConfig = TINY) -> dict[str, Tensor]:
+        return OnePass(config)._graph_losses(
             batch, Graph(exists, torch.zeros(4, len(ELEMENTS)), z, no_pairs, torch.zeros(0)), truth
         )
 
@@ -751,6 +763,9 @@ def test_candidates_for_deep_atoms_are_to_be_dropped():
         wrong = wish.clone()
         wrong[k] *= -1
         assert float(losses(wrong)["exists"]) > 2
+    deeper, wish[2] = replace(TINY, deepest=1.0), 8.0  # and down to 1.0 + 0.2 A, by a model that learns so much
+    assert float(losses(wish, deeper)["exists"]) < 0.01
+    assert float(losses(-wish, deeper)["exists"]) > 2
 
 
 @pytest.mark.parametrize("reach", [1, 3])

@@ -151,7 +151,7 @@ class Spots:
     def forward(self, batch, generator):
         raise AssertionError
 
-    def predict(self, images, threshold=0.5):
+    def predict(self, images, threshold=0.5, depth=None):
         self.shapes.append(images.shape[2:])
         found = []
         for image in images:

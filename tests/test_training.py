@@ -20,6 +20,7 @@ from afmol.data.shards import SetConfig, make
 from afmol.elements import bonds_by_distance
 from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
 from afmol.model import MODELS, AsdConfig, OnePass, OnePassConfig
+from afmol.optimizer import parameter_groups
 from afmol.structures import Molecule
 from afmol.training import FitConfig, TrainConfig, fast_precision, fit, learning_rate, train, validation
 from strategies import one_sentence
@@ -359,7 +360,7 @@ def test_the_loss_falls(molecules):
     packed = load_molecules(molecules)
     batch = collate([make_sample(packed, DATA, i) for i in range(4)])
     model = OnePass(TINY).train()
-    optimizer = torch.optim.AdamW(training._groups(model, 0.02), lr=2e-2)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.02), lr=2e-2)
     curve = []
     for _ in range(80):
         losses = model(batch, torch.Generator().manual_seed(0))
@@ -389,7 +390,7 @@ def test_learning_rate():
 
 def test_biases_and_norms_do_not_decay():
     model = OnePass(TINY)
-    decaying, others = training._groups(model, 0.1)
+    decaying, others = parameter_groups(model, 0.1)
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     names = {id(p): name for name, p in model.named_parameters()}
     assert {id(p) for p in decaying["params"] + others["params"]} == set(names)

@@ -249,13 +249,16 @@ def _parts(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _optimizer_state(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """What an optimizer remembers of each parameter, alike for all. ValueError: not of these parameters."""
+    """What an optimizer remembers of each parameter, alike for all of a group. ValueError: not of these parameters."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         i, _, name = key.partition(".")
         state.setdefault(int(i), {})[name] = value
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if len({frozenset(kept) for kept in state.values()}) > 1 or not state.keys() <= set(range(len(parameters))):
+    of_group = [k for k, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+    if not state.keys() <= set(range(len(of_group))):
+        raise ValueError("not of these parameters")
+    kinds = {(of_group[i], frozenset(kept)) for i, kept in state.items()}
+    if len(kinds) > len({group for group, _ in kinds}):
         raise ValueError("not what one optimizer keeps")
     counts = torch.tensor([float(kept["step"]) for kept in state.values() if "step" in kept])
     if not ((counts >= 0) & (counts < MOST_STEPS)).all():

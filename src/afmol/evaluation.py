@@ -22,7 +22,7 @@ from .errors import ConfigError
 from .files import make_folder, write_file
 from .metrics import Comparison, compare, summary, table, total
 from .plots import confusion_picture
-from .prediction import predict_many
+from .prediction import check_depth, predict_many
 from .simulation.artefacts import white_noise
 from .structures import Molecule, Sample
 
@@ -70,6 +70,8 @@ class EvaluationConfig:
     seed: int = 0
     device: str = "cpu"
     """For the network, such as cuda; simulated is on the CPU."""
+    depth: float | None = None
+    """Atoms are asked for down to this far below the topmost one, A; None: as is usual for the model."""
 
     def __post_init__(self) -> None:
         if self.molecules < 1:
@@ -89,6 +91,7 @@ class Evaluation:
     def record(self) -> dict[str, Any]:
         """Figures as plain values, for JSON."""
         about = {"model": self.model, "data": self.data, "noise": self.config.noise, "seed": self.config.seed}
+        about |= {} if self.config.depth is None else {"depth": self.config.depth}
         return about | {_title(*kind): summary(counts) for kind, counts in self.counts.items()}
 
     def __str__(self) -> str:
@@ -139,6 +142,7 @@ def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCon
     """
     config = config or EvaluationConfig()
     network, name = load_image_model(model)
+    check_depth(network, config.depth)
     try:
         network.to(torch.device(config.device))
     except (RuntimeError, AssertionError) as error:
@@ -148,21 +152,24 @@ def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCon
     for shapes in config.shapes:
         for conditions in config.conditions:
             samples = evaluation_samples(molecules, shapes, conditions, config)
-            counts[shapes, conditions] = compared(network, samples)
+            counts[shapes, conditions] = compared(network, samples, config.depth)
     return Evaluation(name, Path(data).name, config, counts)
 
 
-def compared(network: Any, samples: Iterable[Sample]) -> Comparison:
-    """Counts over samples."""
-    depth = network.config.depth
-    return total(compare(found, truth, truth.within(depth)) for found, truth in predicted(network, samples))
+def compared(network: Any, samples: Iterable[Sample], depth: float | None = None) -> Comparison:
+    """Counts over samples, of atoms down to a depth (A), which is the model's if None."""
+    asked = network.config.depth if depth is None else depth
+    pairs = predicted(network, samples, depth=depth)
+    return total(compare(found, truth, truth.within(asked)) for found, truth in pairs)
 
 
-def predicted(network: Any, samples: Iterable[Sample], threshold: float = 0.5) -> Iterator[tuple[Molecule, Molecule]]:
+def predicted(
+    network: Any, samples: Iterable[Sample], threshold: float = 0.5, depth: float | None = None
+) -> Iterator[tuple[Molecule, Molecule]]:
     """What a network finds in each sample, and the truth; read in batches."""
     rest = iter(samples)
     while chunk := list(islice(rest, AT_ONCE)):
-        found = predict_many([scan for scan, _ in chunk], network, threshold)
+        found = predict_many([scan for scan, _ in chunk], network, threshold, depth)
         yield from zip(found, (truth for _, truth in chunk), strict=True)
 
 

@@ -21,7 +21,7 @@ from .doubts import at_true_size, doubted
 from .errors import AfmolError, ConfigError, ScanError
 from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .files.molecules import sdf
-from .model import ImageModel
+from .model import ImageModel, deepest
 from .naming import Namer
 from .plots import prediction_picture
 from .resampling import resampled, usable
@@ -43,7 +43,12 @@ TOGETHER = 8
 
 
 def predict(
-    scan: Scan, model: str | Path | ImageModel = DEFAULT_MODEL, threshold: float = 0.5, *, progress: bool = False
+    scan: Scan,
+    model: str | Path | ImageModel = DEFAULT_MODEL,
+    threshold: float = 0.5,
+    *,
+    depth: float | None = None,
+    progress: bool = False,
 ) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
@@ -56,15 +61,18 @@ def predict(
         scan: any width and height up to `WIDEST`, pixel size and number of slices from 3 up.
         model: a shipped name, a weight file, or a model that is loaded.
         threshold: atoms with less confidence are left out.
+        depth: atoms further below the topmost one are left out, A; None: the model's usual depth.
         progress: show a bar over the tiles, if there are several.
 
     Raises:
         ScanError: too few slices, a constant slice, an image too small or too large, an impossible pixel size.
-        WeightsError: weights that cannot be loaded.
+        WeightsError: weights that cannot be loaded. ConfigError: a depth that the model has not learned.
     """
     network = _loaded(str(model))[0] if isinstance(model, str | Path) else model
+    check_depth(network, depth)
     scan = usable(scan, WIDEST)
-    molecule, stretch = _read(scan, network, threshold, progress), 1.0
+    how = threshold, depth, progress
+    molecule, stretch = _read(scan, network, *how), 1.0
     for _ in range(MORE_READINGS):  # networks believe the size in part: one reading finds half of its error
         found = scale_ratio(molecule)
         if found is None or abs(np.log(found.ratio / stretch)) < max(READ_AGAIN, 2 * found.error):
@@ -74,20 +82,27 @@ def predict(
             true = usable(replace(scan, size=(scan.size[0] / stretch, scan.size[1] / stretch)), WIDEST)
         except ScanError:  # as it is stated it can be read, and so it was
             break
-        molecule = _read(true, network, threshold, progress)
+        molecule = _read(true, network, *how)
         molecule = replace(molecule, positions=molecule.positions * [stretch, stretch, 1.0])
     return doubted(scan, molecule)
 
 
-def _read(scan: Scan, network: ImageModel, threshold: float, progress: bool) -> Molecule:
+def check_depth(network: ImageModel, depth: float | None) -> None:
+    """ConfigError where a model has not learned to find atoms so deep."""
+    most = deepest(network)
+    if depth is not None and not 0 < depth <= most:
+        raise ConfigError(f"This model finds atoms down to {most:g} A below the topmost one, not to {depth:g} A.")
+
+
+def _read(scan: Scan, network: ImageModel, threshold: float, depth: float | None, progress: bool) -> Molecule:
     """The molecule in a scan of the size that is stated, whole or in tiles."""
     tiles = tiled(scan)
     if len(tiles) == 1:
-        return predict_many([scan], network, threshold)[0]
+        return predict_many([scan], network, threshold, depth)[0]
     found, least = [], FAINTEST * contrast(scan)
     for tile in tqdm(tiles, desc=scan.source, unit="tile", mininterval=1, disable=not progress):
         part = cut(scan, tile, least)
-        found.append(NOTHING if part is None else predict_many([part], network, threshold)[0])
+        found.append(NOTHING if part is None else predict_many([part], network, threshold, depth)[0])
     return replace(merged(tiles, found), name=scan.source)
 
 
@@ -96,7 +111,9 @@ def _loaded(model: str) -> tuple[ImageModel, str]:
     return load_image_model(model)
 
 
-def predict_many(scans: Sequence[Scan], network: ImageModel, threshold: float = 0.5) -> list[Molecule]:
+def predict_many(
+    scans: Sequence[Scan], network: ImageModel, threshold: float = 0.5, depth: float | None = None
+) -> list[Molecule]:
     """As `predict`, of several scans: those that come to one shape go through the network together, on its device."""
     c = network.config
     stacks, scales = zip(*(resampled(scan, c.pixel, c.slices, c.widest_step) for scan in scans), strict=True)
@@ -108,7 +125,7 @@ def predict_many(scans: Sequence[Scan], network: ImageModel, threshold: float = 
     for places in groups.values():
         for some in (places[k : k + TOGETHER] for k in range(0, len(places), TOGETHER)):
             images = torch.from_numpy(np.stack([stacks[i].transpose(2, 0, 1) for i in some])).to(device)
-            found |= zip(some, network.predict(images, threshold), strict=True)
+            found |= zip(some, network.predict(images, threshold, depth), strict=True)
     return [
         replace(found[i], positions=found[i].positions * [*scales[i], 1.0], name=scan.source)
         for i, scan in enumerate(scans)
@@ -199,6 +216,7 @@ def predict_files(
     model: str = DEFAULT_MODEL,
     threshold: float = 0.5,
     *,
+    depth: float | None = None,
     overwrite: bool = False,
     progress: bool = False,
     **reading: Any,
@@ -213,12 +231,14 @@ def predict_files(
         out: folder for the results; made if it is not there.
         model: a shipped name or a weight file.
         threshold: atoms with less confidence are left out.
+        depth: atoms further below the topmost one are left out, A; None: the model's usual depth.
         overwrite: replace the results of other stacks, and other files of these names, too.
         progress: show a bar over the tiles of a large stack.
         reading: size, heights, channel, direction, as of `read_scan`.
 
     Raises:
-        ConfigError: no sources, an impossible threshold, a folder that cannot be written. WeightsError: the model.
+        ConfigError: no sources, an impossible threshold or depth, a folder that cannot be written. WeightsError: the
+        model.
     """
     if not sources:
         raise ConfigError("Name at least one stack to read; see afmol predict --help.")
@@ -226,6 +246,7 @@ def predict_files(
         raise ConfigError("The threshold is a probability between 0 and 1.")
     out = make_folder(out)  # before the work, not after it
     network, name = load_image_model(model)
+    check_depth(network, depth)
     slices = len(sources) > 1 and all(is_single_slice(source) for source in sources)
     stacks: list[str | list[str]] = [list(sources)] if slices else list(sources)
     stems = result_names([s[0] if isinstance(s, list) else s for s in stacks])
@@ -236,10 +257,11 @@ def predict_files(
                 if not overwrite:
                     _check_results(out, stem, origin)
                 scan = read_scan(source, **reading)
-                molecule = predict(scan, network, threshold, progress=progress)
+                molecule = predict(scan, network, threshold, depth=depth, progress=progress)
                 smiles = tuple(namer.smiles(molecule.taken(part)) for part in molecule.parts())
                 molecule = replace(molecule, smiles=smiles)
-                write_prediction(scan, molecule, out, stem, name, network.config.depth, source=origin)
+                down = network.config.depth if depth is None else depth
+                write_prediction(scan, molecule, out, stem, name, down, source=origin)
                 yield stem, molecule
             except AfmolError as error:
                 yield first, error

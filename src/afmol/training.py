@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from .files import locked
 from .metrics import compare, summary, total
 from .model import ImageModel, ModelConfig, OnePassConfig, SoapPredictorConfig, build
 from .model.soap_predictor import GrowingMolecules, PointsConfig, RandomPoints
+from .optimizer import Muon, parameter_groups
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -66,6 +67,8 @@ class FitConfig:
     steps: int = 10000
     """More of them, or fewer, may be asked for when a run goes on; from there on the learning rate follows the schedule
     of the new number."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: matrices and convolutions learn by orthogonal steps, the rest by AdamW (optimizer.py)."""
     learning_rate: float = 2e-3
     """At the top of the schedule: linear warm-up, then cosine to zero."""
     warm_up: int = 300
@@ -242,7 +245,9 @@ def _fit(
     weights, checkpoint, metrics = (
         out / n for n in (f"{config.name}.safetensors", "checkpoint.safetensors", "metrics.jsonl")
     )
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98))
+    kind, orthogonal = (Muon, True) if config.optimizer == "muon" else (torch.optim.AdamW, False)
+    groups = parameter_groups(model, config.weight_decay, orthogonal=orthogonal)
+    optimizer = kind(groups, lr=config.learning_rate, betas=(0.9, 0.98))
     wrapped, optimizer = fabric.setup(model, optimizer)
     average = _average(model, config.average)
     best = model if average is None else average.module
@@ -449,13 +454,6 @@ def fast_precision(accelerator: str) -> str:
         return "bf16-mixed"
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # older torch
     return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights decay, biases and norms do not; what is frozen is left out."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decays = {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay}
-    return [decays, {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}]
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel | None:

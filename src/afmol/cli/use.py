@@ -41,6 +41,7 @@ def predict(
     channel: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     direction: Literal["average", "forward", "backward"] = "average",
     threshold: float = 0.5,
+    depth: float | None = None,
     overwrite: bool = False,
 ) -> None:
     """Find the molecule in each stack: writes NAME.json, NAME.xyz, NAME.sdf and NAME.png, prints a line a stack.
@@ -61,13 +62,16 @@ def predict(
         channel: name of the frequency-shift channel of .sxm files, if it is not recognised.
         direction: fast scan direction of .sxm files.
         threshold: atoms with less confidence than this are left out.
+        depth: atoms further below the topmost one than this are left out, in Angstrom; a model has a usual depth and,
+            if it has learned more, a largest one (afmol info). The deeper an atom, the less is seen of it.
         overwrite: replace results of other stacks of the same name, which are left alone otherwise.
     """
     from ..prediction import predict_files
 
     reading = {"size": size, "heights": heights, "channel": channel, "direction": direction}
     failures = 0
-    for name, found in predict_files(scans, out, model, threshold, overwrite=overwrite, progress=True, **reading):
+    how = {"depth": depth, "overwrite": overwrite, "progress": True}
+    for name, found in predict_files(scans, out, model, threshold, **how, **reading):
         if isinstance(found, AfmolError):
             failures += 1
             print(sentence(found), file=sys.stderr)
@@ -288,6 +292,7 @@ def evaluate(
     noise: float = 0.05,
     seed: int = 0,
     device: str = "cpu",
+    depth: float | None = None,
 ) -> None:
     """Measure a model on simulated stacks of molecules: tables, confusion pictures, evaluation.json.
 
@@ -305,6 +310,8 @@ def evaluate(
         noise: standard deviation of white noise a pixel of 0.125 A, as a share of a slice's range.
         seed: of molecules, orientations and noise.
         device: what the network runs on, such as cuda; stacks are simulated on the CPU.
+        depth: atoms are asked for down to this far below the topmost one, in Angstrom; the model's usual depth if it
+            is not given.
     """
     from ..checkpoint import load_model
     from ..evaluation import EvaluationConfig, write_evaluation
@@ -313,7 +320,7 @@ def evaluate(
     from ..model import SoapPredictor
     from ..soap_evaluation import SoapEvaluationConfig, evaluate_predictor, spectrum_table, write_soap_evaluation
 
-    config = EvaluationConfig(molecules, shapes, conditions, noise, seed, device)
+    config = EvaluationConfig(molecules, shapes, conditions, noise, seed, device, depth)
     make_folder(out)  # before the work, not after it
     if isinstance(load_model(model)[0], SoapPredictor):
         figures = evaluate_predictor(model, data, SoapEvaluationConfig(molecules, seed=seed))
@@ -396,6 +403,7 @@ def info() -> None:
     import torch
 
     from ..checkpoint import load_model, shipped_models
+    from ..model import deepest
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(f"afmol {__version__}, torch {torch.__version__}, numba {numba.__version__}")
@@ -404,7 +412,11 @@ def info() -> None:
         network, _ = load_model(name)
         size = sum(p.numel() for p in network.parameters())
         c = network.config
-        print(f"model {name}: {size / 1e6:.1f} M parameters, {c.slices} slices, {c.pixel} A a pixel, depth {c.depth} A")
+        most = f" (at most {deepest(network):g} A)" if deepest(network) > c.depth else ""
+        print(
+            f"model {name}: {size / 1e6:.1f} M parameters, {c.slices} slices, {c.pixel} A a pixel, depth "
+            f"{c.depth} A{most}"
+        )
 
 
 def _described(molecule: "Molecule") -> str:

@@ -28,6 +28,11 @@ class Measured:
     Source, where none is given: afmol fit on measured PTCDA and BCB (docs/simulator.md).
     """
 
+    plain_share: float = 0.0
+    """Share of samples of random force parameters in which none of this is drawn: a network forgets what it no longer
+    sees (LOG.md, 2026-11-29)."""
+    nominal_charged_share: float = 0.0
+    """Share of samples of nominal force parameters whose tip is `co-charge`."""
     exponential_share: float = 0.0
     """Share of samples with exponential repulsion in place of Lennard-Jones."""
     pauli_scale: Range = (0.5, 2.0)
@@ -68,6 +73,7 @@ class Measured:
                 f"data.measured: {', '.join(positive)} must be positive, charge_scale, clearance not negative."
             )
         shares = (self.exponential_share, self.charged_share, self.rounding_share, self.scale, self.aspect)
+        shares += (self.plain_share, self.nominal_charged_share)
         if not all(0 <= share <= 1 for share in shares) or not all(0 <= a < 100 for a in (self.group_bend, self.drift)):
             raise ConfigError("data.measured: shares and relative errors are 0 to 1, group_bend and drift 0 or more.")
 
@@ -105,10 +111,12 @@ class ImagingConditions:
     """Closest approach above the topmost nucleus, A, in place of distance."""
 
 
-def nominal_conditions(rng: np.random.Generator) -> ImagingConditions:
-    """The original data set's tip, nominal force parameters, height 2.97 +- 0.25 A above a topmost carbon."""
+def nominal_conditions(rng: np.random.Generator, charged_share: float = 0.0) -> ImagingConditions:
+    """The original data set's tip (`co-charge` in its place with a probability), nominal force parameters, height 2.97
+    +- 0.25 A above a topmost carbon."""
     distance = STANDARD_DISTANCE + rng.uniform(-0.25, 0.25)
-    return ImagingConditions(TIPS["co-quadrupole"], distance, 0.1, 1.0, {})
+    tip = "co-charge" if charged_share and rng.random() < charged_share else "co-quadrupole"
+    return ImagingConditions(TIPS[tip], distance, 0.1, 1.0, {})
 
 
 def random_conditions(

@@ -232,17 +232,19 @@ def _drawn(
     shift: tuple[float, float],
 ) -> Sample:
     """One sample, or a MoleculeError or ScanError where what was drawn cannot be simulated."""
-    nominal = rng.random() < config.nominal_share
+    nominal, m = rng.random() < config.nominal_share, config.measured
+    if m.plain_share and not nominal and rng.random() < m.plain_share:
+        m = Measured()
     molecule = draw_molecule(molecules, rng, config)
     if config.halogenated_share and rng.random() < config.halogenated_share:
         molecule = halogenated(molecule, rng)
     if nominal:
-        molecule, conditions = lay_down(molecule, rng, config.tilt), nominal_conditions(rng)
+        molecule = lay_down(molecule, rng, config.tilt)
+        conditions, m = nominal_conditions(rng, m.nominal_charged_share), Measured()
     else:
         bend, buckling = config.bend * rng.random(), config.buckling * rng.random()
         molecule = lay_down(molecule, rng, config.tilt, bend, buckling)
-        conditions = random_conditions(rng, config.distance, config.radius_error, config.measured)
-    m = Measured() if nominal else config.measured
+        conditions = random_conditions(rng, config.distance, config.radius_error, m)
     if m.group_bend:
         molecule = with_bent_groups(molecule, rng, m.group_bend)
     size = window * config.pixel

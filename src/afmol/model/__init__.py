@@ -33,6 +33,7 @@ __all__ = [
     "SoapPredictor",
     "SoapPredictorConfig",
     "build",
+    "deepest",
 ]
 
 
@@ -50,11 +51,20 @@ class Model(Protocol):
 
 @runtime_checkable
 class ImageModel(Model, Protocol):
-    """What prediction and evaluation need besides: `config` has `slices`, `pixel`, `widest_step` and `depth` (A)."""
+    """What prediction and evaluation need besides: `config` has `slices`, `pixel`, `widest_step`, `depth` (A), and
+    `deepest` if it can be asked for deeper atoms."""
 
-    def predict(self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5) -> list[Molecule]:
-        """The molecule in each stack, image frame, A; atoms with less confidence than the threshold are left out."""
+    def predict(
+        self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5, depth: float | None = None
+    ) -> list[Molecule]:
+        """The molecule in each stack, image frame, A; atoms with less confidence than the threshold are left out, those
+        deeper than `depth` (the configuration's if None) too."""
         ...
+
+
+def deepest(model: ImageModel) -> float:
+    """Largest depth below the topmost atom down to which a model can be asked for atoms, A."""
+    return max(model.config.depth, getattr(model.config, "deepest", 0.0))
 
 
 MODELS: dict[str, tuple[type, type[nn.Module]]] = {

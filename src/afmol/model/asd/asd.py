@@ -189,18 +189,25 @@ class Asd(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5, order: str | None = None
+        self,
+        images: Float[Tensor, "batch slices nx ny"],
+        threshold: float = 0.5,
+        depth: float | None = None,
+        order: str | None = None,
     ) -> list[Molecule]:
         """The molecule in each stack, image frame, A; an empty one where nothing is found.
 
         Args:
             threshold: least confidence of an atom; 0.5 is the published limit, see `find_peaks`.
+            depth: deeper atoms are left out, A; None: none of those that the grid holds.
             order: "random", "x", "y" or "z"; None: as the model was trained.
         """
         maps = self.unet.encode(images)
         grid = self.unet.decode(maps)[:, : images.shape[2], : images.shape[3]]
         positions, image, confidence = find_peaks(grid, self.config.pixel)
         keep = confidence >= threshold
+        if depth is not None:
+            keep &= positions[:, 2] >= -depth
         return self._molecules(maps, positions[keep], image[keep], confidence[keep], order)
 
     @torch.no_grad()

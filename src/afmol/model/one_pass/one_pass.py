@@ -37,7 +37,9 @@ class OnePassConfig:
     widest_step: float = 0.14
     """Largest slice spacing that it was trained for, A."""
     depth: float = 0.8
-    """Atoms are asked for down to this far below the topmost one, A."""
+    """Atoms are reported down to this far below the topmost one, A, unless another depth is asked for."""
+    deepest: float = 0.0
+    """Largest depth that can be asked for, A: atoms are learned down to it; 0: `depth`."""
     channels: tuple[int, ...] = (96, 128, 192)
     """Width at 0.5, 1, 2 A a pixel."""
     blocks: int = 3
@@ -51,7 +53,7 @@ class OnePassConfig:
 
 
 SPARE_DEPTH = 0.2
-"""Atoms are learned and reported this much deeper than `depth`, so that noise in z loses none at the border, A."""
+"""Atoms are learned and reported this much deeper than they are asked for, so that noise in z loses none there, A."""
 CANDIDATE = 0.15
 """Heat from which a local maximum is a candidate atom."""
 MATCH = 0.5
@@ -92,20 +94,22 @@ class OnePass(nn.Module):
             return losses
 
     def take(self, other: "OnePass") -> None:
-        """Start from the weights of a model that differs in `feedback` alone.
+        """Start from the weights of a model that differs in `feedback` and `deepest` alone.
 
         Raises:
             ConfigError: another model.
         """
-        if replace(other.config, feedback=self.config.feedback) != self.config:
+        may = {name: getattr(self.config, name) for name in ("feedback", "deepest")}
+        if replace(other.config, **may) != self.config:
             raise ConfigError(
-                "The weights to start from are of a model of another configuration: only model.feedback may differ."
+                "The weights to start from are of a model of another configuration: only model.feedback and "
+                "model.deepest may differ."
             )
         self.load_state_dict(other.state_dict(), strict=False)
 
     def _wanted(self, batch: Batch) -> Tensor:
         """Which labelled atoms are to be found; deeper ones are neither right nor wrong."""
-        return batch.positions[:, 2] >= -(self.config.depth + SPARE_DEPTH)
+        return batch.positions[:, 2] >= -(max(self.config.depth, self.config.deepest) + SPARE_DEPTH)
 
     def _nodes(
         self, batch: Batch, maps: Float[Tensor, "batch 4 nx ny"], generator: torch.Generator
@@ -203,7 +207,9 @@ class OnePass(nn.Module):
         return entropy / real.sum().clamp_min(1)
 
     @torch.no_grad()
-    def predict(self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5) -> list[Molecule]:
+    def predict(
+        self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5, depth: float | None = None
+    ) -> list[Molecule]:
         """The molecule in each stack, image frame, A; an empty one where nothing is found.
 
         The mean over the eight views of an image (quarter turns and mirror images), so that turning or mirroring the
@@ -231,7 +237,8 @@ class OnePass(nn.Module):
         for _ in range(self.config.feedback):
             graph = asked(graph.elements.softmax(1))
         graph = bondable(graph, positions)
-        return [_molecule(positions, graph, image == b, threshold, self.config.depth) for b in range(len(images))]
+        depth = self.config.depth if depth is None else depth
+        return [_molecule(positions, graph, image == b, threshold, depth) for b in range(len(images))]
 
 
 def _molecule(
