@@ -37,6 +37,7 @@ ORDER = (
         "plots",
         "imaging",
         "fitting",
+        "hydrogens",
         "naming",
         "prediction",
         "evaluation",

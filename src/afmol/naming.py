@@ -3,7 +3,8 @@
 The search for bond orders may take minutes or gigabytes, and no stack is worth that: the process is ended after
 `SECONDS`, the molecule has no name then, and the next one gets a new process.
 
-    python -m afmol.naming      a molecule a line in JSON -> its SMILES, or null, a line
+    python -m afmol.naming      a molecule a line in JSON -> its SMILES, or null, a line; asked for hydrogens that it
+                                lacks, their directions by the atom that each is bonded to
 """
 
 import contextlib
@@ -11,10 +12,12 @@ import json
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 
 from .errors import AfmolError
+from .hydrogens import Arrangement, lacking
 from .structures import Molecule
 
 SECONDS = 10.0
@@ -43,6 +46,14 @@ class Namer:
     def smiles(self, molecule: Molecule) -> str | None:
         """Canonical SMILES of a molecule by its positions, elements and likely bonds; None where its valences are those
         of no neutral molecule, as where a part of it was not seen, or where to find out took too long."""
+        return self._asked(molecule, add=False)
+
+    def hydrogens(self, molecule: Molecule) -> dict[int, Arrangement]:
+        """The hydrogens that a molecule lacks (hydrogens.py), if there are such that make it whole."""
+        added = self._asked(molecule, add=True) or {}
+        return {int(i): np.array(directions) for i, directions in added.items()}
+
+    def _asked(self, molecule: Molecule, *, add: bool) -> Any:
         bonded = molecule.with_likely_bonds()
         if not len(bonded):
             return None
@@ -54,7 +65,7 @@ class Namer:
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        values = {name: getattr(bonded, name).tolist() for name in ("positions", "numbers", "bonds")}
+        values = {name: getattr(bonded, name).tolist() for name in ("positions", "numbers", "bonds")} | {"add": add}
         late = threading.Timer(self.seconds, process.kill)
         late.start()
         try:
@@ -77,15 +88,22 @@ class Namer:
             process.communicate()
 
 
-def _smiles(values: dict) -> str | None:
-    """Of one molecule, here and now."""
-    from .data.chemistry import graph_from_geometry
-
+def _answer(values: dict) -> str | dict[int, list] | None:
+    """To one line, here and now."""
     molecule = Molecule(
         np.array(values["positions"], float).reshape(-1, 3),
         np.array(values["numbers"], int),
         np.array(values["bonds"], int).reshape(-1, 2),
     )
+    if not values["add"]:
+        return smiles_of(molecule)
+    return {i: directions.tolist() for i, directions in lacking(molecule, smiles_of).items()}
+
+
+def smiles_of(molecule: Molecule) -> str | None:
+    """As `Namer.smiles`, in this process, of a molecule whose bonds all count."""
+    from .data.chemistry import graph_from_geometry
+
     with contextlib.suppress(AfmolError):
         mol = graph_from_geometry(molecule, bonded=True)
         if all((a.GetSymbol(), a.GetFormalCharge()) in CHARGED for a in mol.GetAtoms() if a.GetFormalCharge()) and not (
@@ -101,7 +119,7 @@ def _main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for line in sys.stdin:
-        print(json.dumps(_smiles(json.loads(line))), flush=True)
+        print(json.dumps(_answer(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

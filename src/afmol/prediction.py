@@ -21,6 +21,7 @@ from .doubts import at_true_size, doubted
 from .errors import AfmolError, ConfigError, ScanError
 from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .files.molecules import sdf
+from .hydrogens import with_hydrogens
 from .model import ImageModel, deepest
 from .naming import Namer
 from .plots import prediction_picture
@@ -152,6 +153,7 @@ def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) 
                 "elements": [[symbol, round(p, 4)] for symbol, p in alternatives[i]],
                 "confidence": round(float(confidence[i]), 4),
             }
+            | ({"unseen": True} if molecule.unseen[i] else {})
             for i in range(n)
         ],
         "bonds": [
@@ -217,6 +219,7 @@ def predict_files(
     threshold: float = 0.5,
     *,
     depth: float | None = None,
+    hydrogens: bool = False,
     overwrite: bool = False,
     progress: bool = False,
     **reading: Any,
@@ -232,6 +235,7 @@ def predict_files(
         model: a shipped name or a weight file.
         threshold: atoms with less confidence are left out.
         depth: atoms further below the topmost one are left out, A; None: the model's usual depth.
+        hydrogens: add those that valences ask for and no image shows, with confidence 0 (hydrogens.py).
         overwrite: replace the results of other stacks, and other files of these names, too.
         progress: show a bar over the tiles of a large stack.
         reading: size, heights, channel, direction, as of `read_scan`.
@@ -258,13 +262,23 @@ def predict_files(
                     _check_results(out, stem, origin)
                 scan = read_scan(source, **reading)
                 molecule = predict(scan, network, threshold, depth=depth, progress=progress)
-                smiles = tuple(namer.smiles(molecule.taken(part)) for part in molecule.parts())
-                molecule = replace(molecule, smiles=smiles)
+                molecule = named(molecule, namer, hydrogens=hydrogens)
                 down = network.config.depth if depth is None else depth
                 write_prediction(scan, molecule, out, stem, name, down, source=origin)
                 yield stem, molecule
             except AfmolError as error:
                 yield first, error
+
+
+def named(molecule: Molecule, namer: Namer, *, hydrogens: bool = False) -> Molecule:
+    """The molecule with the SMILES of each of its parts; with the hydrogens that those lack, if they are asked for."""
+    pieces = [(part, molecule.taken(part)) for part in molecule.parts()]
+    names = tuple(namer.smiles(piece) for _, piece in pieces)
+    if not hydrogens:
+        return replace(molecule, smiles=names)
+    lacking = [piece for piece, name in zip(pieces, names, strict=True) if name is None]
+    added = {int(part[i]): where for part, piece in lacking for i, where in namer.hydrogens(piece).items()}
+    return named(with_hydrogens(molecule, added), namer)
 
 
 def result_names(sources: Sequence[str]) -> list[str]:

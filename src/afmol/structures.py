@@ -170,6 +170,11 @@ class Molecule:
         p = self.bond_probabilities
         return np.ones(len(self.bonds), bool) if p is None else p > LIKELY
 
+    @property
+    def unseen(self) -> Bool[np.ndarray, " n"]:
+        """Mask of the atoms that no image showed: hydrogens that were added (hydrogens.py), of confidence 0."""
+        return np.zeros(len(self), bool) if self.confidence is None else self.confidence == 0
+
     def alternatives(self, most: int = 3) -> list[list[tuple[str, float]]]:
         """For each atom the elements that it may be and their probabilities, the most probable first; at most so many,
         those of 1 % and more. Empty lists where the model knows classes only."""

@@ -42,6 +42,7 @@ def predict(
     direction: Literal["average", "forward", "backward"] = "average",
     threshold: float = 0.5,
     depth: float | None = None,
+    hydrogens: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Find the molecule in each stack: writes NAME.json, NAME.xyz, NAME.sdf and NAME.png, prints a line a stack.
@@ -64,13 +65,15 @@ def predict(
         threshold: atoms with less confidence than this are left out.
         depth: atoms further below the topmost one than this are left out, in Angstrom; a model has a usual depth and,
             if it has learned more, a largest one (afmol info). The deeper an atom, the less is seen of it.
+        hydrogens: add hydrogens that the image does not show where the molecule's valences ask for them, for those who
+            want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json.
         overwrite: replace results of other stacks of the same name, which are left alone otherwise.
     """
     from ..prediction import predict_files
 
     reading = {"size": size, "heights": heights, "channel": channel, "direction": direction}
     failures = 0
-    how = {"depth": depth, "overwrite": overwrite, "progress": True}
+    how = {"depth": depth, "hydrogens": hydrogens, "overwrite": overwrite, "progress": True}
     for name, found in predict_files(scans, out, model, threshold, **how, **reading):
         if isinstance(found, AfmolError):
             failures += 1
@@ -78,8 +81,9 @@ def predict(
         else:
             warnings = "".join(f" WARNING: {warning}" for warning in found.warnings)
             names = [smiles for smiles in found.smiles if smiles]
+            unseen = f", {n} unseen hydrogens added" if (n := int(found.unseen.sum())) else ""
             whole = f", SMILES {'.'.join(names)}" if names else ""
-            print(f"{name}: {_described(found)}{whole} -> {out / name}.json .xyz .sdf .png{warnings}")
+            print(f"{name}: {_described(found)}{unseen}{whole} -> {out / name}.json .xyz .sdf .png{warnings}")
     if failures:
         sys.exit(2)
 
