@@ -27,6 +27,7 @@ ORDER = (
         "doubts",
         "data",
         "soap",
+        "precision",
         "model",
     ),
     *(

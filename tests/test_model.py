@@ -458,6 +458,7 @@ def test_batch_of_two_is_two_batches(seed):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_what_a_prediction_says_fits_together(seed, monkeypatch):
     monkeypatch.setattr("afmol.model.one_pass.one_pass.VIEWS", [(False, False, False)])
+    monkeypatch.setattr("afmol.precision.fast_precision", lambda _: "32-true")
     images = noise(2, TINY.slices, 40, 32, seed=10 + seed)
     model = finding(images, seed)
     with torch.no_grad():

@@ -17,6 +17,22 @@ SMILES = ("Nc1ccc(Cl)cc1O", "c1ccc2ncccc2c1", "O=C1C=CC(=O)C=C1F", "c1csc(-c2ccn
 """Flat ones, with all five classes."""
 
 
+def test_half_precision_says_the_same(monkeypatch):
+    """Convolutions in bfloat16, as on processors that are quick with it, and in float32."""
+    molecule = lay_down(afmol.molecule_from_smiles(SMILES[0], seed=0), np.random.default_rng(0), tilt=0.0)
+    grid = grid_around(molecule, TIPS["co-quadrupole"], margin=3.0, pixel=0.2)
+    scan = afmol.simulate(molecule, TIPS["co-quadrupole"], grid)
+    found = []
+    for precision in ("bf16-mixed", "32-true"):
+        monkeypatch.setattr("afmol.precision.fast_precision", lambda _, said=precision: said)
+        found.append(afmol.predict(scan))
+    half, full = (m.taken(np.lexsort(m.positions[:, :2].round(1).T)) for m in found)
+    assert half.symbols == full.symbols
+    np.testing.assert_allclose(half.positions, full.positions, atol=0.03)
+    np.testing.assert_allclose(half.class_probabilities, full.class_probabilities, atol=0.05)
+    assert not np.array_equal(half.positions, full.positions)
+
+
 @pytest.mark.parametrize(("pixel", "far"), [(0.125, 0.0), (0.2, 40.0)])
 def test_five_molecules_are_found_in_the_frame_of_their_stacks(pixel, far):
     """An image larger than the molecule, which lies off its middle; the scan's origin is its lower left corner,

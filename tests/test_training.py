@@ -21,8 +21,9 @@ from afmol.elements import bonds_by_distance
 from afmol.errors import AfmolError, ConfigError, MoleculeError, WeightsError
 from afmol.model import MODELS, AsdConfig, OnePass, OnePassConfig
 from afmol.optimizer import parameter_groups
+from afmol.precision import fast_precision
 from afmol.structures import Molecule
-from afmol.training import FitConfig, TrainConfig, fast_precision, fit, learning_rate, train, validation
+from afmol.training import FitConfig, TrainConfig, fit, learning_rate, train, validation
 from strategies import one_sentence
 
 TINY = OnePassConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)

@@ -36,6 +36,7 @@ from .metrics import compare, summary, total
 from .model import ImageModel, ModelConfig, OnePassConfig, SoapPredictorConfig, build
 from .model.soap_predictor import GrowingMolecules, PointsConfig, RandomPoints
 from .optimizer import Muon, parameter_groups
+from .precision import fast_precision
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -446,14 +447,6 @@ def _fabric(config: FitConfig) -> "Fabric":
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"Accelerator, devices or precision cannot be used: {why}") from error
-
-
-def fast_precision(accelerator: str) -> str:
-    """What a GPU, if there is one and it may be used, or else this processor does well."""
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed"
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # older torch
-    return "bf16-mixed" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32-true"
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel | None:
