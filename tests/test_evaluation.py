@@ -1,13 +1,16 @@
 """What figures are measured on: reproducible samples, the stated noise, the truth where the image shows it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from afmol.data.conditions import simulate_sample
 from afmol.data.molecules import load_molecules, pack_molecules
 from afmol.errors import ConfigError, MoleculeError
 from afmol.evaluation import EvaluationConfig, evaluate, simulated_sample, write_evaluation
+from afmol.simulation import TIPS
 from afmol.structures import Molecule
 
 
@@ -34,12 +37,27 @@ def sample(data, conditions, noise, seed):
     return simulated_sample(load_molecules(data), 0, conditions, noise, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("conditions", ["nominal", "random"])
+@pytest.mark.parametrize("conditions", ["nominal", "charged", "random"])
 def test_samples_depend_on_the_seed_alone(data, conditions):
     (a, truth), (b, same), (c, _) = (sample(data, conditions, 0.05, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(a.data, b.data)
     np.testing.assert_array_equal(truth.positions, same.positions)
     assert a.data.shape != c.data.shape or not np.array_equal(a.data, c.data)
+
+
+def test_charged_is_nominal_but_for_the_tip(data, monkeypatch):
+    """The same molecule, height and noise; one charge at the probe."""
+    tips = []
+
+    def seen(molecule, conditions, *grid):
+        tips.append(conditions.tip)
+        return simulate_sample(molecule, replace(conditions, tip=TIPS["co-neutral"]), *grid)
+
+    monkeypatch.setattr("afmol.evaluation.simulate_sample", seen)
+    (a, truth), (b, same) = (sample(data, conditions, 0.0, 5) for conditions in ("nominal", "charged"))
+    np.testing.assert_array_equal(truth.positions, same.positions)
+    np.testing.assert_array_equal(a.data, b.data)
+    assert tips == [TIPS["co-quadrupole"], TIPS["co-charge"]]
 
 
 def test_the_noise_is_the_stated_share_of_the_range(data):

@@ -27,7 +27,7 @@ from .simulation.artefacts import white_noise
 from .structures import Molecule, Sample
 
 Shapes = Literal["flat", "all"]
-ForceParameters = Literal["nominal", "random", "measured"]
+ForceParameters = Literal["nominal", "charged", "random", "measured"]
 AT_ONCE = 64
 """Samples that are simulated before the network reads them."""
 
@@ -64,8 +64,9 @@ class EvaluationConfig:
     shapes: tuple[Shapes, ...] = ("flat", "all")
     """flat: thinner than 1.6 A."""
     conditions: tuple[ForceParameters, ...] = ("nominal", "random")
-    """Force parameters and tip: the simulator's own, drawn at random, or as measured stacks show them (MEASURED; size,
-    drift and rounding of the image apart)."""
+    """Force parameters and tip: the simulator's own, with the quadrupole of the original data set or a charge at the
+    probe (`co-charge`); drawn at random; or as measured stacks show them (MEASURED; size, drift and rounding of the
+    image apart)."""
     noise: float = YARDSTICK.noise
     seed: int = 0
     device: str = "cpu"
@@ -107,13 +108,21 @@ def _title(shapes: Shapes, conditions: ForceParameters) -> str:
 
 
 def simulated_sample(
-    molecules: MoleculeSet, i: int, conditions: ForceParameters, noise: float, rng: np.random.Generator
+    molecules: MoleculeSet,
+    i: int,
+    conditions: ForceParameters,
+    noise: float,
+    rng: np.random.Generator,
+    as_measured: Measured = MEASURED,
 ) -> Sample:
     """Molecule i laid down and simulated with noise by the yardstick; the truth in the image's frame."""
-    y, nominal = YARDSTICK, conditions == "nominal"
+    y, nominal = YARDSTICK, conditions in ("nominal", "charged")
     molecule = lay_down(molecules[i], rng, y.tilt, 0.0 if nominal else y.bend * rng.random())
-    measured = MEASURED if conditions == "measured" else Measured()
-    how = nominal_conditions(rng) if nominal else random_conditions(rng, y.distance, y.radius_error, measured)
+    measured = as_measured if conditions == "measured" else Measured()
+    if nominal:
+        how = nominal_conditions(rng, charged_share=float(conditions == "charged"))
+    else:
+        how = random_conditions(rng, y.distance, y.radius_error, measured)
     if measured.group_bend:
         molecule = with_bent_groups(molecule, rng, measured.group_bend)
     low = molecule.positions[:, :2].min(0) - y.margin
@@ -124,14 +133,18 @@ def simulated_sample(
 
 
 def evaluation_samples(
-    molecules: MoleculeSet, shapes: Shapes, conditions: ForceParameters, config: EvaluationConfig
+    molecules: MoleculeSet,
+    shapes: Shapes,
+    conditions: ForceParameters,
+    config: EvaluationConfig,
+    as_measured: Measured = MEASURED,
 ) -> Iterator[Sample]:
-    """The samples of one kind, one after another."""
+    """The samples of one kind, one after another; `as_measured`: what "measured" means."""
     fits = molecules.flatness < FLAT if shapes == "flat" else np.ones(len(molecules), bool)
     chosen = np.random.default_rng((config.seed, 0)).permutation(np.flatnonzero(fits))[: config.molecules]
     for i in tqdm(chosen.tolist(), desc=_title(shapes, conditions), mininterval=1):
         rng = np.random.default_rng((config.seed, 1, i))
-        yield simulated_sample(molecules, i, conditions, config.noise, rng)
+        yield simulated_sample(molecules, i, conditions, config.noise, rng, as_measured)
 
 
 def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationConfig | None = None) -> Evaluation:

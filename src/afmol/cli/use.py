@@ -292,7 +292,7 @@ def evaluate(
     model: str = "measured",
     molecules: int = 500,
     shapes: tuple[Literal["flat", "all"], ...] = ("flat", "all"),
-    conditions: tuple[Literal["nominal", "random", "measured"], ...] = ("nominal", "random"),
+    conditions: tuple[Literal["nominal", "charged", "random", "measured"], ...] = ("nominal", "random"),
     noise: float = 0.05,
     seed: int = 0,
     device: str = "cpu",
@@ -310,7 +310,8 @@ def evaluate(
         model: name of a shipped model or path of a weight file.
         molecules: how many of each kind.
         shapes: flat ones (thinner than 1.6 A), or all.
-        conditions: nominal force parameters and CO tip; random ones; or random ones as measured stacks show them.
+        conditions: nominal force parameters and CO tip; the same with a charge at the probe in place of the
+            quadrupole; random ones; or random ones as measured stacks show them.
         noise: standard deviation of white noise a pixel of 0.125 A, as a share of a slice's range.
         seed: of molecules, orientations and noise.
         device: what the network runs on, such as cuda; stacks are simulated on the CPU.
@@ -345,7 +346,7 @@ def calibrate(
     data: Path,
     molecules: int = 150,
     shapes: tuple[Literal["flat", "all"], ...] = ("flat", "all"),
-    conditions: tuple[Literal["nominal", "random", "measured"], ...] = ("nominal", "measured"),
+    conditions: tuple[Literal["nominal", "charged", "random", "measured"], ...] = ("nominal", "measured"),
     noise: float = 0.05,
     seed: int = 1,
 ) -> None:
@@ -362,7 +363,8 @@ def calibrate(
         data: packed molecule set (.npz) that was not trained on; of one that is split, its validation part is taken.
         molecules: how many of each kind.
         shapes: flat ones (thinner than 1.6 A), or all.
-        conditions: nominal force parameters and CO tip; random ones; or random ones as measured stacks show them.
+        conditions: nominal force parameters and CO tip; the same with a charge at the probe in place of the
+            quadrupole; random ones; or random ones as measured stacks show them.
         noise: standard deviation of white noise a pixel of 0.125 A, as a share of a slice's range.
         seed: of molecules, orientations and noise.
     """
