@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from afmol.checkpoint import load_image_model
 from afmol.elements import CLASS_NAMES
+from afmol.model import deepest
 
 START, END = "<!-- figures: tools/card.py -->", "<!-- end of figures -->"
 ROWS = {
@@ -39,7 +40,8 @@ def size_of(model: str) -> str:
     stack = torch.zeros(1, c.slices, 64, 64)
     with FlopCounterMode(display=False) as flops, torch.no_grad():
         network.posnet(stack)
-    asked = f"{c.slices} slices of {c.pixel} A a pixel; atoms down to {c.depth} A below the topmost one"
+    more = f", on request to {deepest(network)} A" if deepest(network) > c.depth else ""
+    asked = f"{c.slices} slices of {c.pixel} A a pixel; atoms down to {c.depth} A below the topmost one{more}"
     work = f"{flops.get_total_flops() / 1e9:.2f} GFLOP for the maps of 16 x 16 A, one view"
     return f"{count / 1e6:.2f} M parameters, {2 * count / 1e6:.1f} MB in 16 bits. {asked}. {work}."
 

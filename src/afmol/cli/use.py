@@ -114,8 +114,8 @@ def simulate(
     Args:
         molecule: .xyz, .sdf or .mol file, or a SMILES string.
         out: file to write: .npz, .h5 or .gsf.
-        tip: what the tip ends in, a CO molecule or a xenon atom. The CO has the quadrupole of the original data set; or
-            (co-charge) +0.05 e, as measured images say; or no charge.
+        tip: what the tip ends in, a CO molecule or a xenon atom. The CO has +0.05 e, as measured images say; or
+            (co-quadrupole) the quadrupole of the original data set; or no charge.
         force: the molecule's repulsion: Lennard-Jones, or exponentials fitted to electron densities (1.0: farther out).
         size: lengths of the image in x and y, in Angstrom; the molecule and 3 A around it by default.
         pixel: pixel size in Angstrom.

@@ -38,7 +38,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NAMES = ("open", "predict", "simulate", "fit", "export")
 """Of the jobs; jobs.py, which has them, takes seconds to import."""
 ABOUT = {
-    "co": "CO with the quadrupole of the original data set.",
+    "co": "CO as measurements show it: a small positive charge at the oxygen.",
     "co-charge": "CO as measurements show it: a small positive charge at the oxygen.",
     "co-quadrupole": "CO with the quadrupole of the original data set.",
     "co-neutral": "CO without electrostatic forces.",

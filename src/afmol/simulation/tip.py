@@ -31,7 +31,7 @@ def alike(values: Any, like: Any) -> Any:
 @dataclass(frozen=True)
 class Tip:
     """A tip that ends in one flexible atom, the probe. The defaults are the CO tip of the original data set, the preset
-    "co-quadrupole"; what measured images say of a CO tip is the preset "co"."""
+    "co-quadrupole", with which earlier figures can be had; what measured images say of a CO tip is the preset "co"."""
 
     probe_radius: float = 1.6612
     """Lennard-Jones radius of the probe, A (oxygen)."""
@@ -72,17 +72,17 @@ class Tip:
             raise ConfigError(f"The weights of a tip are 'ppafm' or 'exact', not {self.weights!r}.")
 
 
+CHARGED = Tip(charges=(0.05,), charge_offsets=(0.0,))
 TIPS = {
-    "co": Tip(),
+    "co": CHARGED,
+    "co-charge": CHARGED,
     "co-quadrupole": Tip(),
-    "co-charge": Tip(charges=(0.05,), charge_offsets=(0.0,)),
     "co-neutral": Tip(charges=(), charge_offsets=()),
     "xe": Tip(probe_radius=2.1815, probe_depth=0.024344, charges=(0.3,), charge_offsets=(0.0,), stiffness=0.2),
 }
 """Presets.
 
-co: for now co-quadrupole: with co-charge the default model gets 0.92 of the classes right, with this 0.99.
-co-charge: what measured images say, a small positive charge at the probe. `afmol fit` on stacks measured with a CO tip
+co, co-charge: what measured images say, a small positive charge at the probe. `afmol fit` on stacks measured with a CO tip
 finds +0.03 to +0.07 e for PTCDA and +0.03 to +0.05 e for BCB, with either force model (docs/simulator.md).
 co-quadrupole: the original data set (Oinonen et al., MRS Bulletin 2022). It darkens the ends of PTCDA; measured they
 are bright, and the fit switches it off.
