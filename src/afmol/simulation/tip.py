@@ -82,8 +82,8 @@ TIPS = {
 }
 """Presets.
 
-co, co-charge: what measured images say, a small positive charge at the probe. `afmol fit` on stacks measured with a CO tip
-finds +0.03 to +0.07 e for PTCDA and +0.03 to +0.05 e for BCB, with either force model (docs/simulator.md).
+co, co-charge: what measured images say, a small positive charge at the probe. `afmol fit` on stacks measured with a CO
+tip finds +0.03 to +0.07 e for PTCDA and +0.03 to +0.05 e for BCB, with either force model (docs/simulator.md).
 co-quadrupole: the original data set (Oinonen et al., MRS Bulletin 2022). It darkens the ends of PTCDA; measured they
 are bright, and the fit switches it off.
 co-neutral: no electrostatics.
