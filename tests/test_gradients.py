@@ -143,7 +143,7 @@ def test_float32_is_close_to_float64(backend):
 def test_simulate_is_a_batch_of_one(dtype):
     atoms = packed(MOLECULES, torch.float64 if dtype is np.float64 else torch.float32)
     for what, where, stack in zip(MOLECULES, GRIDS, stacks(*atoms, GRIDS), strict=True):
-        alone = simulate(what, Tip(), where, dtype=dtype, parallel=False).data
+        alone = simulate(what, TIPS["co"], where, dtype=dtype, parallel=False).data
         np.testing.assert_allclose(stack, alone, rtol=0, atol=(1e-9 if dtype is np.float64 else 1e-3) * np.ptp(alone))
 
 
@@ -308,7 +308,7 @@ def test_displaced_atoms_find_back_by_the_gradient_of_their_image(seed):
     what = molecule(seed)
     where = grid(what, (24, 24), 0.4, 3.0, 6)
     true, *rest = packed([what])
-    image = stacks(true, *rest, where)
+    image = stacks(true, *rest, where, TIPS["co-quadrupole"])
     rng = np.random.default_rng(seed)
     noise = torch.tensor(rng.normal(size=(len(what), 3)))
     positions = (true + 0.2 * noise / noise.square().sum(1).mean().sqrt()).requires_grad_()
@@ -319,7 +319,7 @@ def test_displaced_atoms_find_back_by_the_gradient_of_their_image(seed):
 
     def closure():
         optimizer.zero_grad()
-        loss = ((stacks(positions, *rest, where) - image) / image.std()).square().mean()
+        loss = ((stacks(positions, *rest, where, TIPS["co-quadrupole"]) - image) / image.std()).square().mean()
         loss.backward()
         return loss
 

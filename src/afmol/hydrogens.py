@@ -30,7 +30,7 @@ MOST_CHANGES = 2
 """Atoms at most whose arrangement is not the likeliest."""
 COSTS = {6: 5, 7: 2, 8: 3, 16: 3}
 """What it costs that an arrangement is not the likeliest: of two tautomers the one whose nitrogen has the hydrogen."""
-SINGLE = 0.965
+SINGLE = 0.98
 """Bonds this long on the mean, as a share of the sum of covalent radii, are single ones: aromatic ones are 0.92."""
 
 Arrangement = Float[np.ndarray, "_ 3"]
