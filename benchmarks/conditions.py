@@ -2,7 +2,7 @@
 
     python benchmarks/conditions.py molecules/test.npz [molecules] [model]
 
-Flat molecules by the yardstick as measured (`afmol.data.conditions.MEASURED`), the same ones in each row.
+Flat molecules by the yardstick as measured (`afmol.data.conditions.MEASURED`), the same molecules in each row.
 """
 
 import sys

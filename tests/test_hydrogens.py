@@ -83,6 +83,12 @@ def test_what_may_be_missing_by_hand():
     assert len(none) == 0
 
 
+def test_of_a_quinone_and_its_hydroquinone_the_one_with_fewer():
+    molecule = molecule_from_smiles("Oc1ccc(O)cc1", seed=1)
+    bare = without(molecule, np.flatnonzero(molecule.numbers == 1))
+    assert smiles_of(with_hydrogens(bare, lacking(bare, smiles_of))) == "O=C1C=CC(=O)C=C1"
+
+
 def test_what_cannot_be_whole_stays_as_it_is():
     wrong = made([[0.0, 0, 0], [1.4, 0, 0], [2.1, 1.2, 0], [2.1, -1.2, 0], [2.8, 0, 0]], [9, 6, 9, 9, 9])
     wrong = replace(wrong, bonds=np.array([[0, 1], [1, 2], [1, 3], [1, 4], [0, 4]]))
