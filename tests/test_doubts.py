@@ -9,7 +9,8 @@ from scipy.ndimage import gaussian_filter
 
 import afmol
 from afmol.data.bending import lay_down
-from afmol.doubts import NOT_A_STACK, doubted, image_contrast, image_doubts, size_doubt
+from afmol.data.spoiled import KINDS
+from afmol.doubts import NOT_A_STACK, SENTENCES, doubted, image_doubts, kinds, size_doubt
 from afmol.simulation import TIPS, grid_around
 from afmol.simulation.artefacts import background_tilt, slice_drift, white_noise
 from afmol.structures import Molecule, Scan
@@ -79,16 +80,41 @@ def test_no_molecule_at_all_is_doubted(seed):
     white = rng.standard_normal(SHAPE)
     smooth = gaussian_filter(white, (2, 2, 0))
     frozen = smooth[..., :1] * np.linspace(1, 2, 10) + 0.1 * white
-    for data, says in ((white, "follow"), (smooth, "follow"), (frozen, "follow"), (lattice(rng), "lattice")):
-        doubts = image_doubts(Scan(data, SIZE))
-        assert any(says in doubt for doubt in doubts), (says, image_contrast(Scan(data, SIZE)))
+    for data in (white, smooth, frozen, lattice(rng)):
+        scan = Scan(data, SIZE)
+        assert set(image_doubts(scan)) & {SENTENCES[kind] for kind in ("nothing", "lattice", "order")}, kinds(scan)
 
 
-def test_scale_offset_and_a_plane_change_nothing():
+def test_every_kind_has_its_sentence():
+    assert ("good", *SENTENCES) == KINDS
+
+
+@pytest.mark.parametrize("smiles", SMILES)
+def test_a_xe_tip_is_told_from_a_co_tip(smiles):
+    molecule = lay_down(afmol.molecule_from_smiles(smiles), np.random.default_rng(len(smiles)), 3.0)
+    likely = {}
+    for tip in ("xe", "co", "co-quadrupole", "co-neutral"):
+        scan = afmol.simulate(molecule, TIPS[tip], grid_around(molecule, TIPS[tip], margin=3.0, pixel=0.2))
+        noisy = replace(scan, data=white_noise(scan.data, 0.03, np.random.default_rng(0)))
+        likely[tip] = kinds(noisy)["tip"]
+    assert likely.pop("xe") > max(0.3, 3 * max(likely.values()))
+
+
+def test_scale_and_offset_change_nothing():
     scan, _ = stack(SMILES[0])
-    x = np.linspace(0, 1, scan.data.shape[0])[:, None, None]
-    other = replace(scan, data=1e3 * (scan.data.astype(float) + 7 + 3 * x))
-    assert image_contrast(other) == pytest.approx(image_contrast(scan), abs=1e-4)
+    other = replace(scan, data=1e3 * (scan.data.astype(float) + 7))
+    assert kinds(other) == pytest.approx(kinds(scan), abs=1e-3)
+
+
+def test_of_a_large_scan_the_part_with_contrast_is_judged():
+    scan, _ = stack(SMILES[0])
+    rng = np.random.default_rng(0)
+    nx, ny, n = scan.data.shape
+    wide = 1e-3 * np.ptp(scan.data) * rng.standard_normal((700, ny, n))
+    wide[20 : 20 + nx] += scan.data
+    there = Scan(wide, (700 * scan.pixel[0], scan.size[1]))
+    assert image_doubts(there) == []
+    assert image_doubts(replace(there, data=-there.data)) == [SENTENCES["negated"]]
 
 
 @pytest.mark.parametrize(

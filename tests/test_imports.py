@@ -24,7 +24,6 @@ ORDER = (
         "resampling",
         "tiling",
         "scale",
-        "doubts",
         "data",
         "soap",
         "precision",
@@ -32,6 +31,7 @@ ORDER = (
     ),
     *(
         "checkpoint",
+        "doubts",
         "metrics",
         "optimizer",
         "training",

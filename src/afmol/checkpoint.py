@@ -21,6 +21,8 @@ from .model import MODELS, ImageModel, build
 FORMAT, TRAINING = "afmol-weights", "afmol-training"
 VERSION = 3
 DEFAULT_MODEL = "measured"
+STACK_CHECK = "stack_check"
+"""The weights that doubt stacks (doubts.py); no model to read them with."""
 MOST_STEPS = 10**12
 """More than any training run has."""
 
@@ -145,9 +147,10 @@ UPGRADES = (_from_1, _from_2)
 
 
 def shipped_models() -> list[str]:
-    """Names of the models in the package."""
+    """Names of the models in the package that read images."""
     folder = resources.files("afmol") / "weights"
-    return sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors"))
+    names = {f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors")}
+    return sorted(names - {STACK_CHECK})
 
 
 def save_training(

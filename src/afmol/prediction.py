@@ -1,5 +1,6 @@
 """From a scan to a molecule, and to the files that a person takes home."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ from .plots import prediction_picture
 from .resampling import resampled, usable
 from .scale import scale_ratio
 from .structures import Molecule, Scan
-from .tiling import FAINTEST, NOTHING, contrast, cut, merged, tiled
+from .tiling import FAINTEST, NOTHING, contrast, cut, fullest, merged, tiled
 
 RESULTS = (".json", ".xyz", ".sdf", ".png")
 """Suffixes of the files of a prediction."""
@@ -37,8 +38,14 @@ WIDEST = 1000.0
 READ_AGAIN = 0.02
 """Bonds whose lengths are this far from what they are speak for another size: without any error the shipped model's
 ratios spread by 0.015."""
-MORE_READINGS = 2
-"""At most so many at other sizes."""
+MORE_READINGS = 3
+"""At most so many at other sizes: networks believe the size in part, so that a reading finds half of its error and
+more. Steps longer than what a reading finds overshoot (LOG.md, 2026-11-29)."""
+SIZES = tuple(float(stretch) for stretch in np.exp([-0.3, -0.15, 0.15, 0.3]))
+"""Sizes that are tried, stated / true, where a network is unsure of what it sees: beyond 10 % bonds say little."""
+SURE, BETTER, FAINT, LEAST_KEPT = 0.95, 0.12, 0.15, 0.8
+"""Mean confidence of atoms below which other sizes are tried; by how much that of all candidates, of confidence FAINT
+and more, must be higher at another size; and the least share of the atoms that must be found there too."""
 TOGETHER = 8
 """Scans of one shape that a network reads at once: memory."""
 
@@ -53,10 +60,11 @@ def predict(
 ) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
-    Where bonds are too long or too short for what they are, the scan is read again at the size that they speak for;
-    atoms stay in the frame of the size that was stated. What speaks against the stack or its size is in `warnings`
-    (doubts.py); if it is the images, confidences are halved. A scan longer than `tiling.LONGEST` is read in overlapping
-    tiles, so that memory stays bounded; z = 0 is then the topmost atom of each tile.
+    Where bonds are too long or too short for what they are, the scan is read again at the size that they speak for, and
+    where the network is unsure of its atoms, at other sizes; atoms stay in the frame of the size that was stated. What
+    speaks against the stack or its size is in `warnings` (doubts.py); if it is the images, confidences are halved. A
+    scan longer than `tiling.LONGEST` is read in overlapping tiles, so that memory stays bounded; z = 0 is then the
+    topmost atom of each tile.
 
     Args:
         scan: any width and height up to `WIDEST`, pixel size and number of slices from 3 up.
@@ -74,18 +82,44 @@ def predict(
     scan = usable(scan, WIDEST)
     how = threshold, depth, progress
     molecule, stretch = _read(scan, network, *how), 1.0
-    for _ in range(MORE_READINGS):  # networks believe the size in part: one reading finds half of its error
+    if not len(molecule) or _surety(molecule) < SURE:
+        stretch = _surest_size(scan, network, depth)
+        molecule = molecule if stretch == 1.0 else _read_stretched(scan, stretch, network, *how)
+    for _ in range(MORE_READINGS):
         found = scale_ratio(molecule)
         if found is None or abs(np.log(found.ratio / stretch)) < max(READ_AGAIN, 2 * found.error):
             break
-        stretch = found.ratio
         try:
-            true = usable(replace(scan, size=(scan.size[0] / stretch, scan.size[1] / stretch)), WIDEST)
+            molecule, stretch = _read_stretched(scan, found.ratio, network, *how), found.ratio
         except ScanError:  # as it is stated it can be read, and so it was
             break
-        molecule = _read(true, network, *how)
-        molecule = replace(molecule, positions=molecule.positions * [stretch, stretch, 1.0])
     return doubted(scan, molecule)
+
+
+def _surest_size(scan: Scan, network: ImageModel, depth: float | None) -> float:
+    """Stated / true size at which the network is surest of what it sees; 1 unless another is better beyond doubt."""
+    scan, surety, sure = fullest(scan), {}, {}
+    for stretch in (1.0, *SIZES):
+        with contextlib.suppress(ScanError):  # an image of no such size
+            molecule = _read_stretched(scan, stretch, network, FAINT, depth, False)
+            confidence = np.zeros(0) if molecule.confidence is None else molecule.confidence
+            seen = molecule.taken(np.flatnonzero(confidence >= 0.5))
+            if stretch == 1.0 or (scale_ratio(seen) and len(seen) >= LEAST_KEPT * sure[1.0]):
+                surety[stretch], sure[stretch] = _surety(molecule), len(seen)
+    best = max(surety, key=lambda stretch: surety[stretch])
+    return best if surety[best] > surety[1.0] + BETTER else 1.0
+
+
+def _surety(molecule: Molecule) -> float:
+    """Mean confidence of the atoms."""
+    return float(molecule.confidence.mean()) if len(molecule) and molecule.confidence is not None else 0.0
+
+
+def _read_stretched(scan: Scan, stretch: float, network: ImageModel, *how: Any) -> Molecule:
+    """The molecule in a scan whose sides are said to be longer than they are by a factor, in the frame that is said."""
+    true = usable(replace(scan, size=(scan.size[0] / stretch, scan.size[1] / stretch)), WIDEST)
+    molecule = _read(true, network, *how)
+    return replace(molecule, positions=molecule.positions * [stretch, stretch, 1.0])
 
 
 def check_depth(network: ImageModel, depth: float | None) -> None:

@@ -60,6 +60,12 @@ def cut(scan: Scan, tile: Tile, least: float) -> Scan | None:
     return None if bare else part
 
 
+def fullest(scan: Scan) -> Scan:
+    """The tile of a scan with the most contrast; the scan itself, if it is one tile."""
+    parts = [part for tile in tiled(scan) if (part := cut(scan, tile, 0.0)) is not None]
+    return max(parts, key=contrast, default=scan)
+
+
 def contrast(scan: Scan) -> float:
     """Range of the closest slice over squares of about 2 A, in which noise is averaged."""
     a, b = (max(1, round(2 / pixel)) for pixel in scan.pixel)

@@ -2,6 +2,7 @@
 
     TrainConfig -> train: model, source of samples, validation -> fit: the loop
     PointsTrainConfig -> train_on_points: the SOAP predictor, random graphs -> fit
+    CheckTrainConfig -> train_check: what tells good stacks from spoiled ones -> fit
 
 Step s sees the batch s of the loader (data/loader.py) and a generator seeded by s, so that a run that was stopped goes
 on as if it had not been.
@@ -30,10 +31,11 @@ from .config import config_from_dict, config_to_dict
 from .data.loader import Batches, Simulated, Source, Stored, loader
 from .data.molecules import MoleculeSet, load_molecules
 from .data.samples import DataConfig, collate, make_sample
+from .data.spoiled import SpoiledConfig, SpoiledStacks
 from .errors import ConfigError, WeightsError
 from .files import locked
 from .metrics import compare, summary, total
-from .model import ImageModel, ModelConfig, OnePassConfig, SoapPredictorConfig, build
+from .model import ImageModel, ModelConfig, OnePassConfig, SoapPredictorConfig, StackCheckConfig, build
 from .model.soap_predictor import GrowingMolecules, PointsConfig, RandomPoints
 from .optimizer import Muon, parameter_groups
 from .precision import fast_precision
@@ -190,6 +192,37 @@ def train_on_points(config: PointsTrainConfig) -> Path:
         source = GrowingMolecules(load_molecules(config.molecules, "train"), *about)
     else:
         source = RandomPoints(*about)
+    torch.manual_seed(config.seed)
+    return fit(build(config.model), source, config)
+
+
+@dataclass(frozen=True)
+class CheckTrainConfig(FitConfig):
+    """One training run of a network that tells good stacks from spoiled ones (data/spoiled.py)."""
+
+    molecules: str = ""
+    """Packed molecule set (.npz) to train on; of one that is split, its training part."""
+    batch_size: int = 32
+    """Stacks a step, half of them good."""
+    data: DataConfig = field(default_factory=DataConfig)
+    spoiled: SpoiledConfig = field(default_factory=SpoiledConfig)
+    model: StackCheckConfig = field(default_factory=StackCheckConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 2 or (self.data.pixel, self.data.slices) != (self.model.pixel, self.model.slices):
+            raise ConfigError("batch_size must be at least 2, the data's pixel and slices those that the model takes.")
+
+
+def train_check(config: CheckTrainConfig) -> Path:
+    """Train; returns the weight file. Goes on from OUT/checkpoint.safetensors if there is one of the same run (FREE).
+
+    Stacks are new in each step, so the training losses are those of validation.
+
+    Raises:
+        As `train`.
+    """
+    source = SpoiledStacks(load_molecules(config.molecules, "train"), config.data, config.spoiled, config.batch_size)
     torch.manual_seed(config.seed)
     return fit(build(config.model), source, config)
 

@@ -69,16 +69,18 @@ def train(config: Path, arguments: list[str]) -> None:
 
     Example: afmol train configs/pretrain.toml --steps 100 --out runs/try
 
-    A configuration with [points] is of a SOAP predictor, which learns from random points or parts of molecules.
+    A configuration with [points] is of a SOAP predictor, which learns from random points or parts of molecules; one
+    with [spoiled] of the network that tells good stacks from spoiled ones.
     """
     from ..config import config_from_toml, read_toml
     from ..plots import loss_plot
     from ..plots.spectra import epoch_picture
     from ..plots.training import read_metrics
-    from ..training import PointsTrainConfig, TrainConfig, train_on_points
+    from ..training import CheckTrainConfig, PointsTrainConfig, TrainConfig, train_check, train_on_points
     from ..training import train as on_images
 
-    kind = PointsTrainConfig if "points" in read_toml(config) else TrainConfig
+    has = read_toml(config)
+    kind = PointsTrainConfig if "points" in has else CheckTrainConfig if "spoiled" in has else TrainConfig
     chosen = tyro.cli(
         kind,
         prog="afmol train CONFIG",
@@ -87,7 +89,13 @@ def train(config: Path, arguments: list[str]) -> None:
         args=arguments,
         config=(tyro.conf.AvoidSubcommands,),  # the kind of model is the configuration's
     )
-    weights = train_on_points(chosen) if isinstance(chosen, PointsTrainConfig) else on_images(chosen)
+    match chosen:
+        case PointsTrainConfig():
+            weights = train_on_points(chosen)
+        case CheckTrainConfig():
+            weights = train_check(chosen)
+        case _:
+            weights = on_images(chosen)
     if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several devices' processes; the first tells
         return
     metrics, picture = weights.parent / "metrics.jsonl", weights.parent / "losses.png"

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config import config_to_dict
 from ..elements import element_index, table
 from ..errors import ConfigError, MoleculeError, ScanError
+from ..simulation import Tip
 from ..simulation.artefacts import (
     background_tilt,
     blurred,
@@ -207,17 +208,23 @@ def halogenated(molecule: Molecule, rng: np.random.Generator, most: int = 3) -> 
     return replace(molecule, positions=p, numbers=numbers, charges=charges)
 
 
-def make_sample(molecules: MoleculeSet, config: DataConfig, i: int, shift: tuple[float, float] = (0.0, 0.0)) -> Sample:
+def make_sample(
+    molecules: MoleculeSet,
+    config: DataConfig,
+    i: int,
+    shift: tuple[float, float] = (0.0, 0.0),
+    tip: Tip | None = None,
+) -> Sample:
     """Sample i: the stack with artefacts and the labelled atoms (in the image, at most LABEL_DEPTH deep).
 
     `shift`, A: the same scene and noise, with the image moved over it, so that atoms lie that much farther to the left
-    and below.
+    and below. `tip`: in place of the one that is drawn, whose oscillation it takes.
     """
     window = np.random.default_rng((config.seed, 2, i // config.shard_size)).choice(config.windows)
     for attempt in range(ATTEMPTS):
         rng = np.random.default_rng((config.seed, 1, i, *([attempt] if attempt else [])))
         try:
-            return _drawn(molecules, config, rng, window, shift)
+            return _drawn(molecules, config, rng, window, shift, tip)
         except (MoleculeError, ScanError):  # such as atoms that buckling or a halogen pushed together
             if attempt == ATTEMPTS - 1:
                 raise
@@ -230,6 +237,7 @@ def _drawn(
     rng: np.random.Generator,
     window: Int[np.ndarray, " 2"],
     shift: tuple[float, float],
+    tip: Tip | None,
 ) -> Sample:
     """One sample, or a MoleculeError or ScanError where what was drawn cannot be simulated."""
     nominal, m = rng.random() < config.nominal_share, config.measured
@@ -245,6 +253,10 @@ def _drawn(
         bend, buckling = config.bend * rng.random(), config.buckling * rng.random()
         molecule = lay_down(molecule, rng, config.tilt, bend, buckling)
         conditions = random_conditions(rng, config.distance, config.radius_error, m)
+    if tip is not None:
+        oscillation = conditions.tip
+        tip = replace(tip, amplitude=oscillation.amplitude, steps=oscillation.steps)
+        conditions = replace(conditions, tip=tip)
     if m.group_bend:
         molecule = with_bent_groups(molecule, rng, m.group_bend)
     size = window * config.pixel

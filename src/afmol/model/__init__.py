@@ -20,6 +20,7 @@ from ..structures import Molecule
 from .asd import Asd, AsdConfig
 from .one_pass import OnePass, OnePassConfig
 from .soap_predictor import SoapPredictor, SoapPredictorConfig
+from .stack_check import StackCheck, StackCheckConfig
 
 __all__ = [
     "MODELS",
@@ -32,6 +33,8 @@ __all__ = [
     "OnePassConfig",
     "SoapPredictor",
     "SoapPredictorConfig",
+    "StackCheck",
+    "StackCheckConfig",
     "build",
     "deepest",
 ]
@@ -71,6 +74,7 @@ MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "one-pass": (OnePassConfig, OnePass),
     "asd": (AsdConfig, Asd),
     "soap-predictor": (SoapPredictorConfig, SoapPredictor),
+    "stack-check": (StackCheckConfig, StackCheck),
 }
 """Kind: its configuration and its class."""
 ModelConfig = OnePassConfig | AsdConfig
