@@ -13,7 +13,7 @@ from afmol.data.shards import SetConfig
 from afmol.errors import ConfigError
 from afmol.model import OnePassConfig
 from afmol.study import StudyConfig
-from afmol.training import PointsTrainConfig, TrainConfig
+from afmol.training import CheckTrainConfig, PointsTrainConfig, TrainConfig
 from strategies import one_sentence
 
 
@@ -109,6 +109,9 @@ def test_configurations_of_published_runs(path):
     model = OnePassConfig()
     if path.parent.name == "soap":
         assert config_from_toml(PointsTrainConfig, path).model.kind == "soap-predictor"
+        return
+    if "spoiled" in read_toml(path):
+        assert config_from_toml(CheckTrainConfig, path).model.kind == "stack-check"
         return
     if path.name in ("dataset.toml", "samples.toml"):  # stored samples, for any run of the usual model
         config = config_from_toml(SetConfig, path)
