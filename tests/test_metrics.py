@@ -137,6 +137,11 @@ def test_worked_example():
     assert s["xy_rms"] == pytest.approx(np.sqrt(0.09 / 3))
     assert s["z_error"] == pytest.approx(0.2 / 3)
     assert s["exact_graph_rate"] == 0
+    assert (s["element_count"][:4], s["element_recall"][:4]) == ([1, 1, 1, 0], [1, 1, 0, None])
+    assert s["element_precision"][:4] == [1, 0.5, None, None]
+    found = {"atoms": 4, "recall": 0.75, "class_accuracy": pytest.approx(2 / 3)}
+    assert s["by_size"] == [{"atoms_from": 1, "molecules": 1, "exact_graph_rate": 0, **found}]
+    assert s["by_depth"] == [{"depth_from": 0.0, **found}]
     assert s["atom_calibration_error"] == pytest.approx(0.7 / 4)  # the ignored atom is not judged
     assert s["class_calibration_error"] == pytest.approx(0.4 / 3)  # of the class given, even where another is likelier
     # Bonds among the found: 0.5 (true), 0.8 (false), 0.6 (true), each in its own bin.
@@ -150,6 +155,15 @@ def test_worked_example():
     assert p["class_precision"] == [1, 0.5, None, None, None]
     assert p["bond_confusion"] == [[0, 1], [1, 1]]
     assert [b["atoms_from"] for b in p["by_size"]] == [1]
+
+
+def test_bins_of_depth():
+    """Below the topmost atom, wherever z is 0: N taken for O at 0.3 A, one missed at 0.7 A, one found at 3 A."""
+    reference = molecule([(6, 0, 0, 1.0), (7, 2, 0, 0.7), (6, 4, 0, 0.3), (1, 6, 0, -2.0)])
+    prediction = molecule([(6, 0, 0, 1.0), (8, 2, 0, 0.7), (1, 6, 0, -2.0)])
+    s = summary(compare(prediction, reference, all_visible(reference)))
+    bins = [(b["depth_from"], b["atoms"], b["recall"], b["class_accuracy"]) for b in s["by_depth"]]
+    assert bins == [(0.0, 1, 1.0, 1.0), (0.2, 1, 1.0, 0.0), (0.6, 1, 0.0, None), (1.8, 1, 1.0, 1.0)]
 
 
 def test_two_tolerances():
@@ -280,6 +294,10 @@ def test_counts_balance(seed):
     assert c.classes[:NONE].sum() == visible.sum()
     assert c.classes[:, :NONE].sum() + c.ignored == len(prediction)
     assert c.classes[NONE, NONE] == 0
+    right = np.trace(c.classes[:NONE, :NONE])
+    assert c.by_size.sum(0).tolist() == [1, c.exact, visible.sum(), c.classes[:NONE, :NONE].sum(), right]
+    assert c.by_depth.sum(0).tolist() == c.by_size[:, 2:].sum(0).tolist()
+    assert c.elements.sum() == c.classes[:NONE, :NONE].sum()
     n = c.classes[:NONE, :NONE].sum()
     assert c.bonds.sum() == c.rule_bonds.sum() == n * (n - 1) // 2
     assert n <= c.paper_classes.sum()
@@ -352,6 +370,12 @@ def test_table_shows_the_figures():
     assert f"{s['end_to_end_class_precision'][4]:.3f}" in halogens
     bonds = next(x for x in lines if x.startswith("bonds F1"))
     shown = (s["bond_f1"], s["rule_bond_f1"], s["paper"]["bond_f1"], s["paper"]["rule_bond_f1"])
+    carbon = next(x for x in lines if x.startswith("C "))
+    assert carbon.split()[1:] == [
+        str(s["element_count"][1]),
+        *(f"{s[f'element_{k}'][1]:.3f}" for k in ("precision", "recall")),
+    ]
+    assert sum(x.startswith("depth in A") for x in lines) == len(s["by_depth"])
     assert bonds.split()[2:] == [f"{x:.3f}" for x in shown]
 
 

@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
 from .data.bending import lay_down, with_bent_groups
-from .data.conditions import MEASURED, Measured, nominal_conditions, random_conditions, simulate_sample
+from .data.conditions import (
+    MEASURED,
+    ImagingConditions,
+    Measured,
+    nominal_conditions,
+    random_conditions,
+    simulate_sample,
+)
 from .data.molecules import FLAT, MoleculeSet, load_molecules
 from .errors import ConfigError
 from .files import make_folder, write_file
@@ -107,6 +114,22 @@ def _title(shapes: Shapes, conditions: ForceParameters) -> str:
     return f"{shapes} molecules, {conditions} force parameters"
 
 
+def drawn(
+    molecule: Molecule, conditions: ForceParameters, rng: np.random.Generator, as_measured: Measured = MEASURED
+) -> tuple[Molecule, ImagingConditions]:
+    """A molecule laid down by the yardstick, and how it is imaged."""
+    y, nominal = YARDSTICK, conditions in ("nominal", "charged")
+    molecule = lay_down(molecule, rng, y.tilt, 0.0 if nominal else y.bend * rng.random())
+    measured = as_measured if conditions == "measured" else Measured()
+    if nominal:
+        how = nominal_conditions(rng, charged_share=float(conditions == "charged"))
+    else:
+        how = random_conditions(rng, y.distance, y.radius_error, measured)
+    if measured.group_bend:
+        molecule = with_bent_groups(molecule, rng, measured.group_bend)
+    return molecule, how
+
+
 def simulated_sample(
     molecules: MoleculeSet,
     i: int,
@@ -116,15 +139,8 @@ def simulated_sample(
     as_measured: Measured = MEASURED,
 ) -> Sample:
     """Molecule i laid down and simulated with noise by the yardstick; the truth in the image's frame."""
-    y, nominal = YARDSTICK, conditions in ("nominal", "charged")
-    molecule = lay_down(molecules[i], rng, y.tilt, 0.0 if nominal else y.bend * rng.random())
-    measured = as_measured if conditions == "measured" else Measured()
-    if nominal:
-        how = nominal_conditions(rng, charged_share=float(conditions == "charged"))
-    else:
-        how = random_conditions(rng, y.distance, y.radius_error, measured)
-    if measured.group_bend:
-        molecule = with_bent_groups(molecule, rng, measured.group_bend)
+    y = YARDSTICK
+    molecule, how = drawn(molecules[i], conditions, rng, as_measured)
     low = molecule.positions[:, :2].min(0) - y.margin
     shape = np.ceil((np.ptp(molecule.positions[:, :2], axis=0) + 2 * y.margin) / y.pixel).astype(int)
     scan = simulate_sample(molecule, how, (low[0], low[1]), (int(shape[0]), int(shape[1])), y.pixel)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from ..elements import bonds_by_distance
+from ..elements import ELEMENTS, bonds_by_distance, element_index
 from ..errors import MoleculeError
 from ..structures import Molecule
 from .confusion import N_CALIBRATION_BINS, N_CLASSES, calibration_tally, class_confusion
@@ -25,7 +25,9 @@ NONE = N_CLASSES
 PAPER_TOLERANCE = 0.35
 """A: how close a predicted atom must be by the paper's definition."""
 SIZE_BIN, N_SIZE_BINS = 4, 25
-"""The paper's statistics by reference size: 1-4, 5-8, ... atoms; the last bin is open."""
+"""Statistics by reference size, ours and the paper's: 1-4, 5-8, ... atoms; the last bin is open."""
+DEPTH_BIN, N_DEPTH_BINS = 0.2, 10
+"""A: statistics by depth below the topmost atom of the reference; the last bin is open."""
 
 
 def zeros(*shape: int, dtype: type = int) -> Callable[[], np.ndarray]:
@@ -44,6 +46,12 @@ class Comparison:
     """Predicted atoms that are neither right nor wrong: they match a reference atom that is not asked for."""
     classes: Int[np.ndarray, "6 6"] = field(default_factory=zeros(6, 6))
     """Class confusion of the one-to-one matching; index 5 is "none": column 5 missed atoms, row 5 spurious atoms."""
+    elements: Int[np.ndarray, "11 11"] = field(default_factory=zeros(len(ELEMENTS), len(ELEMENTS)))
+    """Confusion of the elements of matched atoms, in the order of ELEMENTS."""
+    by_size: Int[np.ndarray, "25 5"] = field(default_factory=zeros(N_SIZE_BINS, 5))
+    """Molecules, exact ones, atoms that are asked for, those found, those found with the right class."""
+    by_depth: Int[np.ndarray, "10 3"] = field(default_factory=zeros(N_DEPTH_BINS, 3))
+    """Atoms that are asked for, those found, those found with the right class."""
     bonds: Int[np.ndarray, "2 2"] = field(default_factory=zeros(2, 2))
     """Bond confusion over all pairs of matched atoms."""
     rule_bonds: Int[np.ndarray, "2 2"] = field(default_factory=zeros(2, 2))
@@ -72,7 +80,7 @@ def total(comparisons: Iterable[Comparison]) -> Comparison:
 
 
 def size_bin(atoms: int) -> Bool[np.ndarray, " 25"]:
-    """Which of the paper's bins of sizes a graph is in: one true entry."""
+    """Which of the bins of sizes a graph is in: one true entry."""
     return np.arange(N_SIZE_BINS) == min(max(atoms - 1, 0) // SIZE_BIN, N_SIZE_BINS - 1)
 
 
@@ -134,13 +142,22 @@ def compare(
     drawn = _adjacency(len(prediction), prediction.bonds[prediction.likely])
     ruled = _adjacency(len(prediction), bonds_by_distance(prediction.positions, prediction.numbers))
     bonds = _bond_confusion(bonded, partner, drawn, found)
+    exact = bool(np.trace(classes) == classes.sum() and np.trace(bonds) == bonds.sum())
+    depth = reference.positions[:, 2].max(initial=-np.inf) - reference.positions[:, 2]
+    right = partner[true[partner] == given[found]]
+    by_depth = np.stack([_depths(depth[atoms]) for atoms in (asked, partner, right)], axis=1)
     difference = prediction.positions[found] - reference.positions[partner]
     xy, z = np.linalg.norm(difference[:, :2], axis=1), np.abs(difference[:, 2])
     return Comparison(
         molecules=1,
-        exact=int(np.trace(classes) == classes.sum() and np.trace(bonds) == bonds.sum()),
+        exact=int(exact),
         ignored=ignored,
         classes=classes,
+        elements=class_confusion(
+            element_index(reference.numbers[partner]), element_index(prediction.numbers[found]), len(ELEMENTS)
+        ),
+        by_size=np.multiply.outer(size_bin(len(asked)), [1, exact, *by_depth.sum(0)]),
+        by_depth=by_depth,
         bonds=bonds,
         rule_bonds=_bond_confusion(bonded, partner, ruled, found),
         xy_errors=np.array([xy.sum(), (xy**2).sum()]),
@@ -164,6 +181,12 @@ def _adjacency(n: int, bonds: Int[np.ndarray, "m 2"]) -> Bool[np.ndarray, "n n"]
     out = np.zeros((n, n), bool)
     out[bonds[:, 0], bonds[:, 1]] = True
     return out | out.T
+
+
+def _depths(depth: Float[np.ndarray, " n"]) -> Int[np.ndarray, " 10"]:
+    """How many atoms are in each bin of depth."""
+    place = np.clip((depth / DEPTH_BIN).astype(int), 0, N_DEPTH_BINS - 1)
+    return np.bincount(place, minlength=N_DEPTH_BINS)
 
 
 def _bond_confusion(

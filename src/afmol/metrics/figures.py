@@ -4,9 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from ..elements import CLASS_NAMES
-from .comparison import N_SIZE_BINS, NONE, SIZE_BIN, Comparison
-from .confusion import bond_figures, calibration_error, class_figures, plain, ratio
+from ..elements import CLASS_NAMES, ELEMENTS
+from .comparison import DEPTH_BIN, N_SIZE_BINS, NONE, SIZE_BIN, Comparison
+from .confusion import (
+    bond_figures,
+    calibration_error,
+    class_figures,
+    class_precision,
+    class_recall,
+    plain,
+    ratio,
+)
 
 
 def summary(comparison: Comparison) -> dict[str, Any]:
@@ -14,9 +22,11 @@ def summary(comparison: Comparison) -> dict[str, Any]:
 
     `class_*` are over matched atoms; in `end_to_end_class_*` a missed atom counts against recall and a spurious one
     against precision (its accuracy: atoms found with the right class over all that there are or were predicted). Macro
-    F1 is the mean over the classes that occur or were predicted. Lengths in A. `paper`: the same by the paper's
-    definitions, with `missing` and `extra` atoms a molecule, in all and `by_size` (bins of 4 reference atoms, from
-    `atoms_from` on; the last one open).
+    F1 is the mean over the classes that occur or were predicted. Lengths in A. `element_*`: over matched atoms, in the
+    order of ELEMENTS. `by_size` (bins of 4 reference atoms, from `atoms_from` on; the last one open) and `by_depth`
+    (bins of 0.2 A below the topmost reference atom): of the atoms asked for those found, of these those of the right
+    class. `paper`: the same by the paper's definitions, with `missing` and `extra` atoms a molecule, in all and
+    `by_size`.
     """
     c = comparison
     matched = c.classes[:NONE, :NONE]
@@ -35,6 +45,20 @@ def summary(comparison: Comparison) -> dict[str, Any]:
         **class_figures("end_to_end_class", c.classes),
         "class_count": c.classes[:NONE].sum(1),
         "class_confusion": c.classes,
+        "element_count": c.elements.sum(1),
+        "element_precision": class_precision(c.elements),
+        "element_recall": class_recall(c.elements),
+        "element_confusion": c.elements,
+        "by_size": [
+            {"atoms_from": SIZE_BIN * b + 1, "molecules": n, "exact_graph_rate": ratio(exact, n), **_found(*counts)}
+            for b, (n, exact, *counts) in enumerate(c.by_size.tolist())
+            if n
+        ],
+        "by_depth": [
+            {"depth_from": round(DEPTH_BIN * b, 1), **_found(*counts)}
+            for b, counts in enumerate(c.by_depth.tolist())
+            if counts[0]
+        ],
         **bond_figures("bond", c.bonds),
         **bond_figures("rule_bond", c.rule_bonds),
         "exact_graph_rate": ratio(c.exact, c.molecules),
@@ -52,6 +76,10 @@ def summary(comparison: Comparison) -> dict[str, Any]:
         if c.paper_counts[b, 0]
     ]
     return plain({**figures, "paper": {**_paper_figures(c, slice(None)), "by_size": by_size}})
+
+
+def _found(asked: int, found: int, right: int) -> dict[str, Any]:
+    return {"atoms": asked, "recall": ratio(found, asked), "class_accuracy": ratio(right, found)}
 
 
 def _paper_figures(c: Comparison, bins: slice) -> dict[str, Any]:
@@ -73,7 +101,8 @@ def _paper_figures(c: Comparison, bins: slice) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """A `summary` as text for a terminal: a row a class, then each figure by our and by the paper's definition.
+    """A `summary` as text for a terminal: a row a class, then each figure by our and by the paper's definition, then a
+    row an element, a bin of sizes, a bin of depths.
 
     "rule": bonds of the distance table.
     """
@@ -91,7 +120,22 @@ def table(figures: dict[str, Any]) -> str:
     for title, key in _LINES.items():
         cells = (_cell(s[k]) if k in s else " " * 8 for s in (figures, paper) for k in (key, f"rule_{key}"))
         lines.append(f"{title:<32}{''.join(cells)}".rstrip())
+
+    lines += ["", f"{'matched atoms of':<20}{'n':>8}{'precis.':>8}{'recall':>8}"]
+    columns = (figures[f"element_{name}"] for name in ("count", "precision", "recall"))
+    for element, (n, *shares) in zip(ELEMENTS, zip(*columns, strict=True), strict=True):
+        lines.append(f"{element.symbol:<20}{n:>8}{''.join(map(_cell, shares))}")
+
+    lines += ["", f"{'':<20}{'atoms':>8}{'recall':>8}{'class':>8}{'molec.':>8}{'exact':>8}"]
+    for title, bins in (("atoms, from", figures["by_size"]), ("depth in A, from", figures["by_depth"])):
+        for b in bins:
+            start, n, recall, accuracy, *whole = (b[k] for k in _BINNED if k in b)
+            shown = f"{whole[0]:>8}{_cell(whole[1])}" if whole else ""
+            lines.append(f"{f'{title} {start}':<20}{n:>8}{_cell(recall)}{_cell(accuracy)}{shown}")
     return "\n".join(lines)
+
+
+_BINNED = ("atoms_from", "depth_from", "atoms", "recall", "class_accuracy", "molecules", "exact_graph_rate")
 
 
 _LINES = {

@@ -63,9 +63,9 @@ def linear_drift(stack: Stack, pixels: Float[np.ndarray, " 2"]) -> Stack:
 
 
 def rounded(stack: Stack, levels: int = 256) -> Stack:
-    """Each slice rounded to so many even levels of its range: a stack that was kept as pictures."""
+    """A stack that was kept as pictures: each slice rounded to so many even levels, 0 to levels - 1, of its range."""
     low, width = stack.min((0, 1)), np.ptp(stack, axis=(0, 1)) + 1e-12
-    return (low + width * np.round((stack - low) / width * (levels - 1)) / (levels - 1)).astype(stack.dtype)
+    return np.round((stack - low) / width * (levels - 1)).astype(stack.dtype)
 
 
 def _shifted(image: Float[np.ndarray, "nx ny"], shift: Float[np.ndarray, " 2"]) -> Float[np.ndarray, "nx ny"]:
