@@ -100,6 +100,26 @@ def test_some_samples_keep_conditions_that_are_not_as_measured(molecules, monkey
         np.testing.assert_array_equal(atoms.positions, same.positions)
 
 
+def test_some_samples_of_nominal_force_parameters_are_of_a_wrong_size(molecules, monkeypatch):
+    """Half of them, by what the others are wrong by, and by nothing else."""
+    pixels = []
+
+    def drawn(molecule, conditions, origin, shape, pixel, slices):
+        pixels.append(np.array(pixel) / CLEAN.pixel)
+        assert not conditions.factors
+        return simulate_sample(molecule, conditions, origin, shape, pixel, slices)
+
+    monkeypatch.setattr(samples, "simulate_sample", drawn)
+    for share, least, most in ((0.0, 0, 0), (0.5, 18, 42)):
+        pixels.clear()
+        wrong = replace(MEASURED, nominal_scaled_share=share)
+        for i in range(60):
+            make_sample(molecules, replace(CLEAN, nominal_share=1.0, measured=wrong), i)
+        off = [p for p in pixels if not (p == 1).all()]
+        assert least <= len(off) <= most
+    assert 0.03 < np.ptp([p.mean() for p in off]) < 2 * MEASURED.scale + 0.01
+
+
 def test_heights_are_above_the_topmost_nucleus_or_as_the_force_model_counts():
     """The same clearance over hydrogen and over iodine; 0.35 A closer with exponentials otherwise."""
     plain = nominal_conditions(rng())

@@ -33,6 +33,9 @@ class Measured:
     sees (LOG.md, 2026-11-29)."""
     nominal_charged_share: float = 0.0
     """Share of samples of nominal force parameters whose tip is `co-charge`."""
+    nominal_scaled_share: float = 0.0
+    """Share of samples of nominal force parameters whose size is wrong as `scale` and `aspect` say: a network that
+    never sees it there believes the stated size (LOG.md, 2026-11-29)."""
     exponential_share: float = 0.0
     """Share of samples with exponential repulsion in place of Lennard-Jones."""
     pauli_scale: Range = (0.5, 2.0)
@@ -73,7 +76,7 @@ class Measured:
                 f"data.measured: {', '.join(positive)} must be positive, charge_scale, clearance not negative."
             )
         shares = (self.exponential_share, self.charged_share, self.rounding_share, self.scale, self.aspect)
-        shares += (self.plain_share, self.nominal_charged_share)
+        shares += (self.plain_share, self.nominal_charged_share, self.nominal_scaled_share)
         if not all(0 <= share <= 1 for share in shares) or not all(0 <= a < 100 for a in (self.group_bend, self.drift)):
             raise ConfigError("data.measured: shares and relative errors are 0 to 1, group_bend and drift 0 or more.")
 

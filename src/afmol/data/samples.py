@@ -248,7 +248,9 @@ def _drawn(
         molecule = halogenated(molecule, rng)
     if nominal:
         molecule = lay_down(molecule, rng, config.tilt)
-        conditions, m = nominal_conditions(rng, m.nominal_charged_share), Measured()
+        conditions = nominal_conditions(rng, m.nominal_charged_share)
+        scaled = m.nominal_scaled_share and rng.random() < m.nominal_scaled_share
+        m = Measured(scale=m.scale, aspect=m.aspect) if scaled else Measured()
     else:
         bend, buckling = config.bend * rng.random(), config.buckling * rng.random()
         molecule = lay_down(molecule, rng, config.tilt, bend, buckling)
