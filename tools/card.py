@@ -8,13 +8,14 @@ MODEL is a shipped name or a weight file. The text around the marks is by hand.
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from afmol.checkpoint import load_image_model
-from afmol.elements import CLASS_NAMES
+from afmol.elements import CLASS_NAMES, ELEMENTS
 from afmol.model import deepest
 
 START, END = "<!-- figures: tools/card.py -->", "<!-- end of figures -->"
@@ -61,21 +62,48 @@ def figures(record: dict) -> str:
         return [name, *("-" if v is None else v if isinstance(v, str) else f"{v:.3f}" for v in values)]
 
     rows = [row(name, [f[key] for f in kinds.values()]) for name, key in ROWS.items()]
-    classes = []
-    for k, name in enumerate(CLASS_NAMES):
-        cells = []
-        for f in kinds.values():
-            both = (f["class_precision"][k], f["class_recall"][k])
-            cells.append(" / ".join("-" if v is None else f"{v:.3f}" for v in both) + f" ({f['class_count'][k]})")
-        classes.append(row(name, cells))
+
+    def of_kinds(prefix: str, names: Iterable[str]) -> list[list[str]]:
+        """Precision / recall (count) of classes or elements."""
+        return [
+            row(
+                name,
+                [
+                    cell([f[f"{prefix}_{m}"][k] for m in ("precision", "recall")], f[f"{prefix}_count"][k])
+                    for f in kinds.values()
+                ],
+            )
+            for k, name in enumerate(names)
+        ]
+
+    def binned(where: str, start: str, values: tuple[str, ...], count: str) -> list[list[str]]:
+        """A row for each bin that any kind of sample has."""
+        starts = sorted({b[start] for f in kinds.values() for b in f.get(where, [])})
+        bins = [{b[start]: b for b in f.get(where, [])} for f in kinds.values()]
+        return [
+            row(f"{a}", [cell([b[a][v] for v in values], b[a][count]) if a in b else None for b in bins])
+            for a in starts
+        ]
+
     return "\n\n".join(
         [
             f"Simulated from {record['data']}, noise {100 * record['noise']:.0f} % of the range (CONVENTIONS.md):",
             table(["", *header], rows),
             "Classes of matched atoms, precision / recall (atoms):",
-            table(["class", *header], classes),
+            table(["class", *header], of_kinds("class", CLASS_NAMES)),
+            "Elements of matched atoms, the same:",
+            table(["element", *header], of_kinds("element", [e.symbol for e in ELEMENTS])),
+            "By size of the molecule, as many visible atoms or up to 3 more: exact graphs (molecules):",
+            table(["atoms", *header], binned("by_size", "atoms_from", ("exact_graph_rate",), "molecules")),
+            "By depth below the topmost atom, from so many A on: recall / class accuracy (atoms):",
+            table(["depth", *header], binned("by_depth", "depth_from", ("recall", "class_accuracy"), "atoms")),
         ]
     )
+
+
+def cell(values: list[float | None], count: int) -> str:
+    """Shares of a count."""
+    return " / ".join("-" if v is None else f"{v:.3f}" for v in values) + f" ({count})"
 
 
 def main(model: str, evaluation: str, card: str) -> None:

@@ -38,9 +38,9 @@ WIDEST = 1000.0
 READ_AGAIN = 0.02
 """Bonds whose lengths are this far from what they are speak for another size: without any error the shipped model's
 ratios spread by 0.015."""
-MORE_READINGS = 3
-"""At most so many at other sizes: networks believe the size in part, so that a reading finds half of its error and
-more. Steps longer than what a reading finds overshoot (LOG.md, 2026-11-29)."""
+MORE_READINGS, IN_PART = 3, 0.65
+"""At most so many at other sizes; and the part of a size's error that a reading finds, since networks believe the size
+in part: 0.5 to 0.7 with noise, 0.9 without (LOG.md, 2026-11-29)."""
 SIZES = tuple(float(stretch) for stretch in np.exp([-0.3, -0.15, 0.15, 0.3]))
 """Sizes that are tried, stated / true, where a network is unsure of what it sees: beyond 10 % bonds say little."""
 SURE, BETTER, FAINT, LEAST_KEPT = 0.95, 0.12, 0.15, 0.8
@@ -87,10 +87,12 @@ def predict(
         molecule = molecule if stretch == 1.0 else _read_stretched(scan, stretch, network, *how)
     for _ in range(MORE_READINGS):
         found = scale_ratio(molecule)
-        if found is None or abs(np.log(found.ratio / stretch)) < max(READ_AGAIN, 2 * found.error):
+        rest = 0.0 if found is None else float(np.log(found.ratio / stretch))
+        if found is None or abs(rest) < max(READ_AGAIN, 2 * found.error):
             break
+        further = stretch * float(np.exp(rest / IN_PART))
         try:
-            molecule, stretch = _read_stretched(scan, found.ratio, network, *how), found.ratio
+            molecule, stretch = _read_stretched(scan, further, network, *how), further
         except ScanError:  # as it is stated it can be read, and so it was
             break
     return doubted(scan, molecule)

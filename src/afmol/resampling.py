@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from .errors import ScanError
 from .simulation.artefacts import resample_slices
@@ -25,9 +25,14 @@ SPACINGS = (0.015, 5.0)
 _LOG = logging.getLogger(__name__)
 
 
+def constant(data: Float[np.ndarray, "nx ny nz"]) -> Bool[np.ndarray, " nz"]:
+    """Which slices show nothing."""
+    return (data == data[0, 0]).all((0, 1))
+
+
 def with_images(scan: Scan) -> Scan:
     """The scan without its constant slices, which are no images."""
-    images = np.ptp(scan.data, axis=(0, 1)) > 0
+    images = ~constant(scan.data)
     if images.all():
         return scan
     heights = None if scan.heights is None else scan.heights[images]
@@ -44,7 +49,7 @@ def usable(scan: Scan, longest: float = LONGEST_SIDE) -> Scan:
     nz = scan.data.shape[2]
     if nz < FEWEST_SLICES:
         raise ScanError(f"{nz} slice{'s' if nz > 1 else ''} only; at least {FEWEST_SLICES} heights are needed.")
-    flat = [str(k + 1) for k in np.flatnonzero(np.ptp(scan.data, axis=(0, 1)) == 0)]
+    flat = [str(k + 1) for k in np.flatnonzero(constant(scan.data))]
     if len(flat) == nz:
         raise ScanError("Every slice is constant: there is no image to read.")
     if flat:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import KDTree
 
+from .resampling import constant
 from .structures import Molecule, Scan
 
 LONGEST = 120.0
@@ -56,13 +57,16 @@ def cut(scan: Scan, tile: Tile, least: float) -> Scan | None:
     """The scan of a tile; None: it is bare, its `contrast` below `least`."""
     (x, y), (to_x, to_y) = tile.start, tile.stop
     part = replace(scan, data=scan.data[x:to_x, y:to_y], size=((to_x - x) * tile.pixel[0], (to_y - y) * tile.pixel[1]))
-    bare = (np.ptp(part.data, axis=(0, 1)) == 0).any() or contrast(part) < least
+    bare = constant(part.data).any() or contrast(part) < least
     return None if bare else part
 
 
 def fullest(scan: Scan) -> Scan:
     """The tile of a scan with the most contrast; the scan itself, if it is one tile."""
-    parts = [part for tile in tiled(scan) if (part := cut(scan, tile, 0.0)) is not None]
+    tiles = tiled(scan)
+    if len(tiles) == 1:
+        return scan
+    parts = [part for tile in tiles if (part := cut(scan, tile, 0.0)) is not None]
     return max(parts, key=contrast, default=scan)
 
 
