@@ -4,7 +4,7 @@
 
 Flat molecules of the yardstick (CONVENTIONS.md), 5 A of room around them. Moved ones are other parts of the same image,
 noise and all, mirrored ones the same pixels the other way round; turned ones are simulated anew with other noise, and
-"other noise" says what that alone does.
+"other noise" says what that alone does. "cut to 3 A of room" is the same image with less around the molecule.
 """
 
 import sys
@@ -30,11 +30,11 @@ ANGLES = (10, 45, 100, 200)
 FIGURES = ("precision", "recall", "class_accuracy", "bond_f1", "exact_graph_rate", "xy_error", "z_error")
 
 
-def part(whole: Sample, x: int, y: int) -> Sample:
-    """The image without a rim of MOVE pixels, that part of it moved by (x, y) pixels."""
+def part(whole: Sample, x: int = 0, y: int = 0, rim: int = MOVE) -> Sample:
+    """The image without a rim of some pixels, that part of it moved by (x, y) pixels."""
     scan, truth = whole
-    x, y = MOVE + x, MOVE + y
-    nx, ny = (n - 2 * MOVE for n in scan.data.shape[:2])
+    x, y = rim + x, rim + y
+    nx, ny = (n - 2 * rim for n in scan.data.shape[:2])
     data = scan.data[x : x + nx, y : y + ny]
     positions = truth.positions - [x * PIXEL, y * PIXEL, 0.0]
     return Sample(replace(scan, data=data, size=(nx * PIXEL, ny * PIXEL)), replace(truth, positions=positions))
@@ -62,13 +62,14 @@ def views(molecule: Molecule, how, noise: np.random.Generator) -> Iterator[tuple
 
         whole = noisy()
         if angle:
-            yield f"turned by {angle} degrees", part(whole, 0, 0)
+            yield f"turned by {angle} degrees", part(whole)
             continue
-        yield "as it is", part(whole, 0, 0)
+        yield "as it is", part(whole)
         for x, y in ((MOVE, 0), (0, -MOVE), (-11, 11)):
             yield f"moved by {-x * PIXEL:g}, {-y * PIXEL:g} A", part(whole, x, y)
-        yield "mirrored", mirrored(part(whole, 0, 0))
-        yield "other noise", part(noisy(), 0, 0)
+        yield "mirrored", mirrored(part(whole))
+        yield "cut to 3 A of room", part(whole, rim=2 * MOVE)
+        yield "other noise", part(noisy())
 
 
 def main(data: str, count: int = 600, conditions: str = "nominal", model: str = DEFAULT_MODEL) -> None:

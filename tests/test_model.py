@@ -687,6 +687,36 @@ def test_what_the_graph_network_is_told():
     assert seen > {"own", 0, 4, 9}
 
 
+@pytest.mark.parametrize(("nx", "ny"), [(16, 24), (17, 23), (8, 9)])
+def test_a_rim_is_the_image_going_on_as_it_ends(nx, ny, monkeypatch):
+    """As if the image had been larger by hand; what lies where stays so."""
+    monkeypatch.setattr("afmol.model.one_pass.posnet.standardise", lambda images: images)
+    images, rim = noise(2, TINY.slices, nx, ny), 4
+    torch.manual_seed(3)
+    net = OnePass(replace(TINY, rim=rim)).eval().posnet
+    torch.nn.init.normal_(net.head.weight, std=0.1)
+    features, maps = net(images)
+    assert maps.shape == (2, 4, nx, ny)
+    net.rim = 0
+    further = [rim + -(n + 2 * rim) % net.stride for n in (ny, nx)]
+    larger = F.pad(images, (rim, further[0], rim, further[1]), mode="replicate")
+    wide_features, wide_maps = net(larger)
+    assert torch.equal(maps, wide_maps[:, :, rim : rim + nx, rim : rim + ny])
+    points = torch.tensor([[0.3, 0.4, 0.0], [1.5, 1.9, 0.0]])
+    here = sample_features(features, points, torch.tensor([0, 1]), 0.5)
+    there = sample_features(wide_features, points + rim * 0.25, torch.tensor([0, 1]), 0.5)
+    assert torch.allclose(here, there, atol=1e-5)
+
+
+def test_a_model_with_a_rim_starts_from_one_without_it():
+    new = OnePass(replace(TINY, rim=2))
+    old = randomised(TINY)
+    new.take(old)
+    assert all(torch.equal(a, b) for a, b in zip(new.parameters(), old.parameters(), strict=True))
+    with pytest.raises(ConfigError, match="even number of pixels"):
+        replace(TINY, rim=3)
+
+
 def test_told_elements_change_neighbours_and_nobody_else():
     features, image = torch.randn(2, 6, 16, 16), torch.tensor([0, 0, 0, 1])
     positions = torch.tensor([[1.0, 1, 0], [2.4, 1, 0], [7.0, 7, 0], [1.0, 1, 0]])
@@ -710,7 +740,7 @@ def test_a_model_starts_from_one_without_feedback():
     new.take(old)
     (a,), (b,) = old.predict(images), new.predict(images)
     np.testing.assert_array_equal(a.element_probabilities, b.element_probabilities)
-    with pytest.raises(ConfigError, match=r"only model.feedback and model.deepest"):
+    with pytest.raises(ConfigError, match=r"only model.feedback, model.deepest"):
         OnePass(replace(TINY, width=24)).take(old)
 
 

@@ -105,7 +105,9 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL) -> tuple[Any, str]:
     except WeightsError:
         raise
     except Exception as error:  # a configuration of anything may make torch raise anything
-        raise WeightsError(f"{path} is damaged: its weights do not fit its configuration.") from error
+        raise WeightsError(
+            f"{path} is damaged, or of another version: its weights do not fit its configuration."
+        ) from error
     return model.eval(), metadata.get("name", path.stem)
 
 

@@ -27,7 +27,7 @@ from .model import ImageModel, deepest
 from .naming import Namer
 from .plots import prediction_picture
 from .resampling import resampled, usable
-from .scale import scale_ratio
+from .scale import predicted_scale
 from .structures import Molecule, Scan
 from .tiling import FAINTEST, NOTHING, contrast, cut, fullest, merged, tiled
 
@@ -38,9 +38,9 @@ WIDEST = 1000.0
 READ_AGAIN = 0.02
 """Bonds whose lengths are this far from what they are speak for another size: without any error the shipped model's
 ratios spread by 0.015."""
-MORE_READINGS, IN_PART = 3, 0.65
+MORE_READINGS, IN_PART = 3, 0.75
 """At most so many at other sizes; and the part of a size's error that a reading finds, since networks believe the size
-in part: 0.5 to 0.7 with noise, 0.9 without (LOG.md, 2026-11-29)."""
+in part: 0.6 to 0.7 with noise, 0.9 without (LOG.md, 2026-11-29)."""
 SIZES = tuple(float(stretch) for stretch in np.exp([-0.3, -0.15, 0.15, 0.3]))
 """Sizes that are tried, stated / true, where a network is unsure of what it sees: beyond 10 % bonds say little."""
 SURE, BETTER, FAINT, LEAST_KEPT = 0.95, 0.12, 0.15, 0.8
@@ -86,7 +86,7 @@ def predict(
         stretch = _surest_size(scan, network, depth)
         molecule = molecule if stretch == 1.0 else _read_stretched(scan, stretch, network, *how)
     for _ in range(MORE_READINGS):
-        found = scale_ratio(molecule)
+        found = predicted_scale(molecule)
         rest = 0.0 if found is None else float(np.log(found.ratio / stretch))
         if found is None or abs(rest) < max(READ_AGAIN, 2 * found.error):
             break
@@ -106,7 +106,7 @@ def _surest_size(scan: Scan, network: ImageModel, depth: float | None) -> float:
             molecule = _read_stretched(scan, stretch, network, FAINT, depth, False)
             confidence = np.zeros(0) if molecule.confidence is None else molecule.confidence
             seen = molecule.taken(np.flatnonzero(confidence >= 0.5))
-            if stretch == 1.0 or (scale_ratio(seen) and len(seen) >= LEAST_KEPT * sure[1.0]):
+            if stretch == 1.0 or (predicted_scale(seen) and len(seen) >= LEAST_KEPT * sure[1.0]):
                 surety[stretch], sure[stretch] = _surety(molecule), len(seen)
     best = max(surety, key=lambda stretch: surety[stretch])
     return best if surety[best] > surety[1.0] + BETTER else 1.0

@@ -23,6 +23,8 @@ from .structures import Molecule
 
 LENGTH_ERROR = 0.06
 """Error of a predicted bond's length, A (models' cards: 0.05 A in the plane, 0.06 in height)."""
+SHORT = 0.006
+"""By how much bonds that the shipped model predicts are shorter than true ones, as a logarithm (LOG.md, 2026-11-29)."""
 MOST_NEIGHBOURS = 4
 LEAST_BONDS = 5
 """Fewer bonds say nothing of the scale."""
@@ -49,7 +51,7 @@ class ScaleRatio(NamedTuple):
 
 
 def scale_ratio(molecule: Molecule) -> ScaleRatio | None:
-    """The ratio of a prediction's bond lengths, with their probable bonds, to what such bonds are; None where fewer
+    """The ratio of a molecule's bond lengths, with their probable bonds, to what such bonds are; None where fewer
     than `LEAST_BONDS` bonds of known kinds are there."""
     bonds = molecule.bonds[molecule.likely]
     neighbours = np.minimum(np.bincount(bonds.ravel(), minlength=len(molecule)), MOST_NEIGHBOURS)
@@ -62,6 +64,12 @@ def scale_ratio(molecule: Molecule) -> ScaleRatio | None:
     x = np.log(np.linalg.norm(molecule.positions[i] - molecule.positions[j], axis=1) / mean)
     weight = 1 / (spread**2 + (LENGTH_ERROR / mean) ** 2)
     return ScaleRatio(float(np.exp(_weighted_median(x, weight))), float(weight.sum() ** -0.5), len(known))
+
+
+def predicted_scale(molecule: Molecule) -> ScaleRatio | None:
+    """The same of a prediction, whose bonds are all a little short."""
+    found = scale_ratio(molecule)
+    return None if found is None else found._replace(ratio=found.ratio * float(np.exp(SHORT)))
 
 
 def pair(a: Kind, b: Kind) -> tuple[Kind, Kind]:

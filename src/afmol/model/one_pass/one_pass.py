@@ -51,6 +51,13 @@ class OnePassConfig:
     """Rounds of messages."""
     feedback: int = 0
     """How often the graph network is asked again, told what it said of the elements."""
+    rim: int = 0
+    """Pixels, an even number, by which the image goes on beyond its edges as it ends there, for the network alone: it
+    reads atoms near an edge better so (LOG.md, 2026-11-29)."""
+
+    def __post_init__(self) -> None:
+        if self.rim < 0 or self.rim % 2:
+            raise ConfigError("model.rim is an even number of pixels, 0 or more.")
 
 
 SPARE_DEPTH = 0.2
@@ -76,7 +83,7 @@ class OnePass(nn.Module):
     def __init__(self, config: OnePassConfig) -> None:
         super().__init__()
         self.config = config
-        self.posnet = PosNet(config.slices, config.channels, config.blocks)
+        self.posnet = PosNet(config.slices, config.channels, config.blocks, config.rim)
         self.bondnet = BondNet(config.channels[0], config.width, config.rounds, config.feedback > 0)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -97,16 +104,16 @@ class OnePass(nn.Module):
             return losses
 
     def take(self, other: "OnePass") -> None:
-        """Start from the weights of a model that differs in `feedback` and `deepest` alone.
+        """Start from the weights of a model that differs in `feedback`, `deepest` and `rim` alone.
 
         Raises:
             ConfigError: another model.
         """
-        may = {name: getattr(self.config, name) for name in ("feedback", "deepest")}
+        may = {name: getattr(self.config, name) for name in ("feedback", "deepest", "rim")}
         if replace(other.config, **may) != self.config:
             raise ConfigError(
-                "The weights to start from are of a model of another configuration: only model.feedback and "
-                "model.deepest may differ."
+                "The weights to start from are of a model of another configuration: only model.feedback, "
+                "model.deepest and model.rim may differ."
             )
         self.load_state_dict(other.state_dict(), strict=False)
 

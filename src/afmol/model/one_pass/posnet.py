@@ -49,9 +49,10 @@ def _blocks(channels: int, n: int) -> nn.Sequential:
 class PosNet(nn.Module):
     """See the module's text."""
 
-    def __init__(self, slices: int, channels: tuple[int, ...], blocks: int) -> None:
+    def __init__(self, slices: int, channels: tuple[int, ...], blocks: int, rim: int = 0) -> None:
         super().__init__()
-        self.stride = 2 ** len(channels)
+        assert rim % 2 == 0, "the features have half of the pixels"
+        self.stride, self.rim = 2 ** len(channels), rim
         self.stem = nn.Conv2d(slices, channels[0], 6, stride=2, padding=2)
         self.encoder = nn.ModuleList(_blocks(c, blocks) for c in channels)
         steps = list(pairwise(channels))
@@ -67,8 +68,9 @@ class PosNet(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch slices nx ny"]
     ) -> tuple[Float[Tensor, "batch channels hx hy"], Float[Tensor, "batch 4 nx ny"]]:
-        nx, ny = images.shape[2:]
-        x = F.pad(standardise(images), (0, -ny % self.stride, 0, -nx % self.stride))
+        (nx, ny), rim = images.shape[2:], self.rim
+        beyond = [side for n in (ny, nx) for side in (rim, rim + -(n + 2 * rim) % self.stride)]
+        x = F.pad(standardise(images), beyond, mode="replicate" if rim else "constant")
         x = self.stem(x.contiguous(memory_format=torch.channels_last))  # -> batch channels[0] nx/2 ny/2
         skips = []
         for level, encode in enumerate(self.encoder):
@@ -78,4 +80,5 @@ class PosNet(nn.Module):
             x = self.decoder[level](skips[level] + self.up[level](x))  # -> as on the way down
         features = F.relu(self.norm(x))  # -> batch channels[0] nx/2 ny/2
         maps = F.pixel_shuffle(self.head(features).float(), 2)  # batch 16 nx/2 ny/2 -> batch 4 nx ny
-        return features.float(), maps[:, :, :nx, :ny]
+        inside = slice(rim // 2, None)
+        return features[:, :, inside, inside].float(), maps[:, :, rim : rim + nx, rim : rim + ny]
