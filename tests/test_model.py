@@ -29,7 +29,7 @@ from afmol.model.one_pass.one_pass import (
     turn_points,
 )
 from afmol.model.one_pass.peaks import find_peaks
-from afmol.model.one_pass.posnet import CLIP, standardise
+from afmol.model.one_pass.posnet import BUSY, CLIP, standardise
 
 TINY = OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
 FEEDBACK = replace(TINY, feedback=1)
@@ -235,6 +235,18 @@ def test_standardised_slices():
     assert torch.equal(standardise(torch.full((1, 2, 8, 8), 3.0)), torch.zeros(1, 2, 8, 8))
 
 
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (56, 16), (104, 24)])
+def test_bare_surroundings_change_nothing(x, y):
+    """What is seen in a large bare image is standardised as in a smaller one."""
+    small = noise(2, 3, BUSY, BUSY)
+    small[:, :, :8], small[:, :, -8:] = 0.0, 0.0
+    small[:, :, :, :8], small[:, :, :, -8:] = 0.0, 0.0
+    large = torch.zeros(2, 3, 200, 120)
+    large[:, :, x : x + BUSY, y : y + BUSY] = small
+    part = standardise(large)[:, :, x : x + BUSY, y : y + BUSY]
+    assert torch.allclose(part, standardise(small), atol=0.05)
+
+
 @pytest.mark.parametrize(("nx", "ny"), [(16, 16), (17, 23), (16, 61), (40, 16), (33, 47), (31, 24), (8, 9)])
 def test_any_size_gives_maps_of_that_size(nx, ny):
     images = noise(2, TINY.slices, nx, ny)
@@ -253,7 +265,7 @@ def test_any_size_gives_maps_of_that_size(nx, ny):
 RIM = 56
 """Pixels from the border that the zero padding outside the image can reach: one block a level sees 45 pixels far, and
 the strides add up to 8."""
-SIDE = 160
+SIDE = 192
 """Pixels."""
 
 

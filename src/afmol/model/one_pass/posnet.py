@@ -20,11 +20,37 @@ CLIP = 5.0
 """Standardised values beyond this (a snapping probe, a spike) carry no more information."""
 
 
+BUSY = 96
+"""Side of the part of an image whose mean and deviation count, pixels. Images to train on have 64 at most; over all of
+40 A that are bare but for a molecule, its atoms would be cut off at CLIP (LOG.md, 2026-11-29)."""
+
+
 def standardise(images: Float[Tensor, "batch slices nx ny"]) -> Float[Tensor, "batch slices nx ny"]:
-    """Each slice to zero mean and unit standard deviation, clipped: offset and scale of a detector do not matter."""
-    centred = images - images.mean((2, 3), keepdim=True)
-    scale = centred.square().mean((2, 3), keepdim=True).sqrt()
-    return (centred / scale.clamp_min(1e-12)).clamp(-CLIP, CLIP)
+    """Each slice to zero mean and unit standard deviation where most is seen, clipped: a detector's offset and scale do
+    not matter."""
+    part = _busiest(images)
+    mean = part.mean((2, 3), keepdim=True)
+    scale = (part - mean).square().mean((2, 3), keepdim=True).sqrt()
+    return ((images - mean) / scale.clamp_min(1e-12)).clamp(-CLIP, CLIP)
+
+
+def _busiest(images: Float[Tensor, "batch slices nx ny"]) -> Float[Tensor, "batch slices mx my"]:
+    """The part of each image, of at most BUSY pixels a side, in which its last slice, the closest, varies most."""
+    nx, ny = images.shape[2:]
+    mx, my = min(nx, BUSY), min(ny, BUSY)
+    if (mx, my) == (nx, ny):
+        return images
+    closest = images[:, -1].double() - images[:, -1].double().mean((1, 2), keepdim=True)
+    mean, square = (_window_sums(x, mx, my) / (mx * my) for x in (closest, closest.square()))
+    variance = square - mean.square()  # -> batch nx-mx+1 ny-my+1
+    at = [divmod(int(k), variance.shape[2]) for k in variance.flatten(1).argmax(1)]
+    return torch.stack([image[:, x : x + mx, y : y + my] for image, (x, y) in zip(images, at, strict=True)])
+
+
+def _window_sums(x: Float[Tensor, "batch nx ny"], mx: int, my: int) -> Float[Tensor, "batch kx ky"]:
+    """Sums over all windows of mx x my, by running sums."""
+    s = F.pad(x.cumsum(1).cumsum(2), (1, 0, 1, 0))
+    return s[:, mx:, my:] - s[:, :-mx, my:] - s[:, mx:, :-my] + s[:, :-mx, :-my]
 
 
 class Block(nn.Module):
