@@ -15,7 +15,7 @@ from .checkpoint import STACK_CHECK, load_model
 from .data.spoiled import KINDS
 from .model import StackCheck
 from .resampling import resampled
-from .scale import predicted_scale
+from .scale import scale_ratio
 from .structures import Molecule, Scan
 from .tiling import fullest
 
@@ -86,7 +86,7 @@ def size_doubt(scan: Scan, molecule: Molecule) -> list[str]:
 
 def stretch(molecule: Molecule) -> float:
     """By how much bonds are longer than they are in nature, where that is beyond doubt; 1 where it is not."""
-    found = predicted_scale(molecule)
+    found = scale_ratio(molecule)
     if found is None or abs(np.log(found.ratio)) < max(MOST_STRETCH, SUREST * found.error):
         return 1.0
     return found.ratio

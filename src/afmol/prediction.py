@@ -27,7 +27,7 @@ from .model import ImageModel, deepest
 from .naming import Namer
 from .plots import prediction_picture
 from .resampling import resampled, usable
-from .scale import predicted_scale
+from .scale import scale_ratio
 from .structures import Molecule, Scan
 from .tiling import FAINTEST, NOTHING, contrast, cut, fullest, merged, tiled
 
@@ -86,7 +86,7 @@ def predict(
         stretch = _surest_size(scan, network, depth)
         molecule = molecule if stretch == 1.0 else _read_stretched(scan, stretch, network, *how)
     for _ in range(MORE_READINGS):
-        found = predicted_scale(molecule)
+        found = scale_ratio(molecule)
         rest = 0.0 if found is None else float(np.log(found.ratio / stretch))
         if found is None or abs(rest) < max(READ_AGAIN, 2 * found.error):
             break
@@ -106,7 +106,7 @@ def _surest_size(scan: Scan, network: ImageModel, depth: float | None) -> float:
             molecule = _read_stretched(scan, stretch, network, FAINT, depth, False)
             confidence = np.zeros(0) if molecule.confidence is None else molecule.confidence
             seen = molecule.taken(np.flatnonzero(confidence >= 0.5))
-            if stretch == 1.0 or (predicted_scale(seen) and len(seen) >= LEAST_KEPT * sure[1.0]):
+            if stretch == 1.0 or (scale_ratio(seen) and len(seen) >= LEAST_KEPT * sure[1.0]):
                 surety[stretch], sure[stretch] = _surety(molecule), len(seen)
     best = max(surety, key=lambda stretch: surety[stretch])
     return best if surety[best] > surety[1.0] + BETTER else 1.0

@@ -24,8 +24,6 @@ from .structures import Molecule
 
 LENGTH_ERROR = 0.06
 """Error of a predicted bond's length, A (models' cards: 0.05 A in the plane, 0.06 in height)."""
-SHORT = 0.007
-"""By how much bonds that the shipped model predicts are shorter than true ones, as a logarithm (LOG.md, 2026-11-29)."""
 MOST_NEIGHBOURS = 4
 LEAST_BONDS = 5
 """Fewer bonds say nothing of the scale."""
@@ -66,12 +64,6 @@ def scale_ratio(molecule: Molecule) -> ScaleRatio | None:
     x = np.log(np.linalg.norm(molecule.positions[i] - molecule.positions[j], axis=1) / mean)
     weight = 1 / (spread**2 + (LENGTH_ERROR / mean) ** 2)
     return ScaleRatio(float(np.exp(_weighted_median(x, weight))), float(weight.sum() ** -0.5), len(known))
-
-
-def predicted_scale(molecule: Molecule) -> ScaleRatio | None:
-    """The same of a prediction, whose bonds are all a little short."""
-    found = scale_ratio(molecule)
-    return None if found is None else found._replace(ratio=found.ratio * float(np.exp(SHORT)))
 
 
 def pair(a: Kind, b: Kind) -> tuple[Kind, Kind]:
