@@ -37,6 +37,8 @@ TIP_NAME = "co-quadrupole"
 TIP = TIPS[TIP_NAME]
 ABOVE = 2.55
 """Closest approach above the topmost nucleus in the stack, A."""
+ROOM = 4.0
+"""Around the molecule, A."""
 BINARY = {"Content-Type": "application/octet-stream"}
 
 
@@ -49,7 +51,7 @@ def molecule() -> Molecule:
 @pytest.fixture(scope="module")
 def stack(molecule, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("page") / "chlorophenol.npz"
-    grid = grid_around(molecule, TIP, pixel=0.2)
+    grid = grid_around(molecule, TIP, margin=ROOM, pixel=0.2)
     assert grid.heights[-1] - TIP.bond_length - molecule.positions[:, 2].max() == pytest.approx(ABOVE, abs=0.05)
     write_scan(simulate(molecule, TIP, grid), path)
     return path
@@ -177,7 +179,9 @@ def test_a_stack_goes_in_and_its_molecule_comes_out(served, stack, molecule):
     assert kind == "done"
     assert sorted(a["element"] for a in found["atoms"]) == sorted(molecule.symbols)
 
-    lies = dataclasses.replace(molecule, positions=molecule.positions - [*grid_around(molecule, pixel=0.2).origin, 0.0])
+    lies = dataclasses.replace(
+        molecule, positions=molecule.positions - [*grid_around(molecule, margin=ROOM, pixel=0.2).origin, 0.0]
+    )
     truth = prediction_record(Scan(np.zeros((2, 2, 2), np.float32), (1.0, 1.0)), lies, "", 0.8)
     usual = {"scan": record, "molecule": truth, "tip": TIP_NAME, "force": "lennard-jones", "step": 0.1, "pixel": 0.25}
     conditions = {"above_topmost": ABOVE, "stiffness": 0.25, "charge": 1.0}
