@@ -61,7 +61,7 @@ def test_five_molecules_are_found_in_the_frame_of_their_stacks(pixel, far):
 
 
 def test_a_molecule_alone_in_a_large_image_is_read_as_in_a_small_one():
-    """40 x 40 A: standardised over all of it, two of five elements were wrong."""
+    """40 x 40 A: standardised over all of it, 0.43 and 0.71 of the classes were right."""
     counts = Comparison()
     for seed, smiles in enumerate(SMILES[:2]):
         rng = np.random.default_rng(seed)

@@ -40,7 +40,7 @@ READ_AGAIN = 0.02
 ratios spread by 0.015."""
 MORE_READINGS, IN_PART = 3, 0.8
 """At most so many at other sizes; and the part of a size's error that a reading finds, since networks believe the size
-in part: 0.7 with noise, 0.9 without (LOG.md, 2026-11-29)."""
+in part (LOG.md, 2026-11-29)."""
 SIZES = tuple(float(stretch) for stretch in np.exp([-0.3, -0.15, 0.15, 0.3]))
 """Sizes that are tried, stated / true, where a network is unsure of what it sees: beyond 10 % bonds say little."""
 SURE, BETTER, FAINT, LEAST_KEPT = 0.95, 0.12, 0.15, 0.8
