@@ -32,7 +32,8 @@ def molecules():
 
 
 def test_conditions_fill_their_ranges_and_stay_within():
-    drawn = [random_conditions(rng(s), (2.75, 3.6), 0.08, MEASURED) for s in range(600)]
+    close = replace(MEASURED, step=(0.035, 0.14))
+    drawn = [random_conditions(rng(s), (2.75, 3.6), 0.08, close) for s in range(600)]
     exponential = [c for c in drawn if c.force.name == "exponential"]
     single = [c for c in drawn if len(c.tip.charges) == 1]
     assert 0.44 < len(exponential) / 600 < 0.56
@@ -41,6 +42,7 @@ def test_conditions_fill_their_ranges_and_stay_within():
         ([c.charge_scale for c in drawn], 0.5, 1.2),
         ([np.log(c.tip.stiffness) for c in drawn], np.log(0.15), 0),
         ([c.clearance for c in drawn], 2.4, 3.6),
+        ([c.step for c in drawn], 0.035, 0.14),
         ([c.tip.charges[0] for c in single], -0.05, 0.12),
         ([c.tip.charges[1] / 20 for c in drawn if len(c.tip.charges) == 3], -0.4, 1.0),
         (np.log([c.factors["pauli_height"] for c in exponential]).ravel(), -np.log(2), np.log(2)),
@@ -261,7 +263,7 @@ def test_all_conditions_give_finite_samples(molecules):
     "wrong",
     [
         *({"exponential_share": 1.2}, {"tip_charge": (0.1, 0.0)}, {"stiffness": (0.0, 1.0)}, {"drift": -1.0}),
-        *({"clearance": (-1.0, 2.0)}, {"pauli_scale": (0.0, 1.0)}, {"group_bend": float("nan")}),
+        *({"clearance": (-1.0, 2.0)}, {"pauli_scale": (0.0, 1.0)}, {"step": (0.0, 0.1)}, {"group_bend": float("nan")}),
     ],
 )
 def test_conditions_that_cannot_be(wrong):

@@ -771,7 +771,7 @@ def test_deeper_atoms_are_given_where_they_are_asked_for():
 def test_bonds_are_learned_from_the_labelled_pairs():
     """Nodes that stand for atoms 2, 0, 1: the pair of nodes (0, 2) stands for atoms (1, 2), and so on."""
     batch = labelled(np.random.default_rng(5), [3])._replace(bonds=torch.tensor([[0, 2]]))
-    truth = torch.tensor([2, 0, -1, 1])
+    truth, own = torch.tensor([2, 0, -1, 1]), torch.ones(4, dtype=torch.bool)
     pairs = torch.tensor([[0, 1], [0, 2], [0, 3], [1, 3]])
     logits = torch.tensor([8.0, -8.0, -8.0, -8.0])
 
@@ -780,11 +780,11 @@ def test_bonds_are_learned_from_the_labelled_pairs():
         return Graph(torch.tensor([8.0, 8.0, -8.0, 8.0]), torch.zeros(4, len(ELEMENTS)), z, pairs, bonds)
 
     model = OnePass(TINY)
-    right = model._graph_losses(batch, graph(logits), truth)
+    right = model._graph_losses(batch, graph(logits), truth, own)
     assert float(right["bonds"]) < 0.01
     assert float(right["exists"]) < 0.01
     assert float(right["elements"]) == pytest.approx(np.log(len(ELEMENTS)), rel=1e-5)
-    assert float(model._graph_losses(batch, graph(-logits), truth)["bonds"]) > 5
+    assert float(model._graph_losses(batch, graph(-logits), truth, own)["bonds"]) > 5
     assert float(right["depth"]) == pytest.approx(-float(batch.positions[:, 2].mean()))
 
 
@@ -796,9 +796,8 @@ def test_candidates_for_deep_atoms_are_to_be_dropped():
     z, no_pairs = torch.tensor([0.0, -0.3, -1.1, -1.7]), torch.zeros(0, 2, dtype=torch.int64)
 
     def losses(exists: Tensor, config: OnePassConfig = TINY) -> dict[str, Tensor]:
-        return OnePass(config)._graph_losses(
-            batch, Graph(exists, torch.zeros(4, len(ELEMENTS)), z, no_pairs, torch.zeros(0)), truth
-        )
+        graph = Graph(exists, torch.zeros(4, len(ELEMENTS)), z, no_pairs, torch.zeros(0))
+        return OnePass(config)._graph_losses(batch, graph, truth, torch.ones(4, dtype=torch.bool))
 
     assert float(losses(wish)["exists"]) < 0.01
     assert float(losses(wish)["depth"]) == pytest.approx(0, abs=1e-6)
@@ -809,6 +808,30 @@ def test_candidates_for_deep_atoms_are_to_be_dropped():
     deeper, wish[2] = replace(TINY, deepest=1.0), 8.0  # and down to 1.0 + 0.2 A, by a model that learns so much
     assert float(losses(wish, deeper)["exists"]) < 0.01
     assert float(losses(-wish, deeper)["exists"]) > 2
+
+
+def test_existence_is_learned_from_own_peaks_alone():
+    """Of positions that are given all are atoms, of those that nobody sees too: they say nothing of what is seen."""
+    batch = labelled(np.random.default_rng(4), [9, 9, 9, 9, 9, 9])
+    model = randomised(TINY).eval()
+    model.posnet.head.bias.data[:4] += 1
+    given = peaks = 0
+    with torch.no_grad():
+        features, maps = model.posnet(batch.images)
+        for seed in range(8):
+            positions, image, truth, own = model._nodes(batch, maps, torch.Generator().manual_seed(seed))
+            of_peaks = {int(b) for b in image[own]}
+            assert not of_peaks & {int(b) for b in image[~own]}, "of an image either the atoms or the peaks"
+            assert (truth[~own] >= 0).all()
+            given, peaks = given + 6 - len(of_peaks), peaks + len(of_peaks)
+            graph = model.bondnet(features, positions, image, 2 * TINY.pixel)
+            loss = model._graph_losses(batch, graph, truth, own)["exists"]
+            graph.exists[~own] += 5.0
+            assert torch.equal(model._graph_losses(batch, graph, truth, own)["exists"], loss)
+            if own.any():
+                graph.exists[own] += 5.0
+                assert not torch.equal(model._graph_losses(batch, graph, truth, own)["exists"], loss)
+    assert 0 < given < peaks
 
 
 @pytest.mark.parametrize("reach", [1, 3])

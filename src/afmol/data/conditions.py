@@ -53,6 +53,8 @@ class Measured:
     """Factor on the molecule's charges."""
     stiffness: Range = (0.2, 1.0)
     """Lateral stiffness of the tip, N/m: BCB 0.46 to 0.67; PTCDA 0.16 with Lennard-Jones, else open."""
+    step: Range = (0.06, 0.14)
+    """Spacing of the slices, A; less where a stack has few and close slices, of which the network's ten are made."""
     clearance: Range = (0.0, 0.0)
     """Closest approach above the topmost nucleus, A, whatever its element; zeros: `distance` above a topmost carbon."""
     group_bend: float = 0.0
@@ -70,7 +72,7 @@ class Measured:
         ranges = {name: value for name, value in vars(self).items() if isinstance(value, tuple)}
         if not all(np.isfinite(value).all() and value[0] <= value[1] for value in ranges.values()):
             raise ConfigError("data.measured: a range is two finite numbers, the smaller first.")
-        positive = ("pauli_scale", "decay_scale", "stiffness")
+        positive = ("pauli_scale", "decay_scale", "stiffness", "step")
         if min(ranges[name][0] for name in positive) <= 0 or min(self.charge_scale[0], self.clearance[0]) < 0:
             raise ConfigError(
                 f"data.measured: {', '.join(positive)} must be positive, charge_scale, clearance not negative."
@@ -130,7 +132,7 @@ def random_conditions(
     What is off draws nothing: a configuration from before it was there gives the samples of before.
     """
     m = measured or Measured()
-    step = rng.uniform(0.06, 0.14)
+    step = rng.uniform(*m.step)
     steps = int(np.clip(round(rng.uniform(0.4, 1.4) / step), 4, 14))
     stiffness = _logarithmic(rng, m.stiffness)
     tip = replace(TIPS["co-quadrupole"], stiffness=float(stiffness), amplitude=steps * step, steps=steps)

@@ -1,9 +1,10 @@
 """One pass: PosNet finds atoms, BondNet judges and connects them.
 
-It is trained with true (jittered) positions in half of the samples and with its own peaks in the other half: a graph
-network that has seen only true positions breaks when it is used. With `feedback`, BondNet is asked again, told what it
-said of the elements, so that they are decided together; it learns that from its own answers in half of the samples, and
-from true elements of some of the atoms in the other half.
+It is trained with true (jittered) positions in a quarter of the samples and with its own peaks in the others: a graph
+network that has seen only true positions breaks when it is used. Whether an atom is there it learns from its own peaks
+alone: where positions are given all are true, those of atoms that nobody can see too. With `feedback`, BondNet is asked
+again, told what it said of the elements, so that they are decided together; it learns that from its own answers in half
+of the samples, and from true elements of some of the atoms in the other half.
 """
 
 from dataclasses import dataclass, replace
@@ -70,6 +71,8 @@ HEAT_SIGMA = 0.25
 """Width of an atom's Gaussian in the heat map, A (the original's)."""
 AT_ONCE = 8 * 64 * 64
 """Pixels of the views of small images that are read together: eight at once take half of the time of eight alone."""
+GIVEN = 0.25
+"""Share of the samples of a batch whose true positions are given."""
 LEAST_BOND = 0.01
 """Bonds less probable than this are not reported."""
 
@@ -90,15 +93,15 @@ class OnePass(nn.Module):
         """Losses of a training batch, each a scalar; their sum is minimised."""
         features, maps = self.posnet(batch.images)
         with torch.autocast(maps.device.type, enabled=False):
-            positions, image, truth = self._nodes(batch, maps.detach(), generator)
+            positions, image, truth, own = self._nodes(batch, maps.detach(), generator)
             pairs, pixel = neighbours(positions, image), 2 * self.config.pixel
             graph = bondable(self.bondnet(features, positions, image, pixel, pairs), positions)
-            losses = self._map_losses(batch, maps) | self._graph_losses(batch, graph, truth)
+            losses = self._map_losses(batch, maps) | self._graph_losses(batch, graph, truth, own)
             if self.config.feedback:
                 told, asked = self._told(batch, graph.elements.detach(), image, truth, generator)
                 again = bondable(self.bondnet(features, positions, image, pixel, pairs, told), positions)
                 wanted = torch.where(asked, truth, -1)
-                further = self._graph_losses(batch, again, truth)
+                further = self._graph_losses(batch, again, truth, own)
                 further["elements"] = self._element_loss(batch, again, wanted)
                 losses |= {f"{name}_again": loss for name, loss in further.items()}
             return losses
@@ -123,18 +126,19 @@ class OnePass(nn.Module):
 
     def _nodes(
         self, batch: Batch, maps: Float[Tensor, "batch 4 nx ny"], generator: torch.Generator
-    ) -> tuple[Float[Tensor, "n 3"], Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """Positions and images of the graph's nodes, and the labelled atom that each stands for (-1: none).
+    ) -> tuple[Float[Tensor, "n 3"], Int[Tensor, " n"], Int[Tensor, " n"], Bool[Tensor, " n"]]:
+        """Positions and images of the graph's nodes, the labelled atom that each stands for (-1: none), and whether it
+        is a peak of the maps.
 
         Their depth is always the map's: a graph network that had seen true depths would trust what it is given.
         """
         device = maps.device
-        use_truth = (torch.rand(len(batch.images), generator=generator) < 0.5).to(device)
+        use_truth = (torch.rand(len(batch.images), generator=generator) < GIVEN).to(device)
         jitter = torch.randn(batch.positions.shape, generator=generator).to(device) * 0.07
         given = torch.nonzero(self._wanted(batch) & use_truth[batch.molecule])[:, 0]
         found, image, _ = find_peaks(maps, self.config.pixel, CANDIDATE)
-        own = ~use_truth[image]
-        found, image = found[own], image[own]
+        others = ~use_truth[image]
+        found, image = found[others], image[others]
         truth = match(found, image, batch.positions, batch.molecule)
         near = (batch.positions + jitter)[given]
         ix, iy = ((near[:, k] / self.config.pixel).long().clamp(0, maps.shape[2 + k] - 1) for k in (0, 1))
@@ -143,6 +147,7 @@ class OnePass(nn.Module):
             torch.cat([near, found]),
             torch.cat([batch.molecule[given], image]),
             torch.cat([given, truth]),
+            torch.arange(len(given) + len(found), device=device) >= len(given),
         )
 
     def _told(
@@ -197,10 +202,12 @@ class OnePass(nn.Module):
         error = (got - wish[near]).abs().sum(0) / near.sum().clamp_min(1)
         return {"heat": heat, "offset": error[:2].sum(), "z": error[2]}
 
-    def _graph_losses(self, batch: Batch, graph: Graph, truth: Int[Tensor, " n"]) -> dict[str, Tensor]:
+    def _graph_losses(
+        self, batch: Batch, graph: Graph, truth: Int[Tensor, " n"], own: Bool[Tensor, " n"]
+    ) -> dict[str, Tensor]:
         real = truth >= 0
         there = torch.isin(truth, torch.nonzero(self._wanted(batch)))  # a candidate for a deeper atom is to be dropped
-        exists = F.binary_cross_entropy_with_logits(graph.exists, there.float(), reduction="sum")
+        exists = F.binary_cross_entropy_with_logits(graph.exists[own], there[own].float(), reduction="sum")
         depth = (graph.z[real] - batch.positions[truth[real], 2]).abs().sum()
         i, j = truth[graph.pairs].sort(1).values.unbind(1)
         n = len(batch.positions)
