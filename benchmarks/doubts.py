@@ -29,6 +29,8 @@ from afmol.structures import Scan
 
 SIZE, SHAPE = (16.0, 16.0), (64, 64, 10)
 FACTORS = (1 / 1.3, 1 / 1.06, 1.0, 1.06, 1.3)
+MANY = 9
+"""Visible atoms."""
 WHAT = {sentence: kind for kind, sentence in SENTENCES.items()}
 
 
@@ -43,11 +45,12 @@ def spoiled(scan: Scan, rng: np.random.Generator) -> dict[str, Scan]:
     return {name: replace(scan, data=data) for name, data in ways.items()}
 
 
-def xenon(molecules: MoleculeSet, which: np.ndarray, rng: np.random.Generator) -> Scan:
-    """One of the molecules as a Xe tip images it."""
+def xenon(molecules: MoleculeSet, which: np.ndarray, rng: np.random.Generator) -> tuple[Scan, bool]:
+    """One of the molecules as a Xe tip images it, and whether it shows many atoms: few look alike by any tip."""
     molecule = lay_down(molecules[int(rng.choice(which))], rng, 5.0)
     scan = simulate(molecule, TIPS["xe"], grid_around(molecule, TIPS["xe"], margin=3.0, pixel=0.125))
-    return replace(scan, data=white_noise(scan.data, 0.05, rng))
+    many = np.count_nonzero(molecule.within(0.8)) >= MANY
+    return replace(scan, data=white_noise(scan.data, 0.05, rng)), bool(many)
 
 
 def no_molecules(rng: np.random.Generator) -> dict[str, Scan]:
@@ -85,10 +88,8 @@ def all_stacks(molecules: MoleculeSet, count: int) -> Iterator[tuple[str, Scan]]
                 if conditions in ("nominal", "measured"):
                     yield from ((f"{n}, {shapes}, {conditions}", s) for n, s in spoiled(sample.scan, rng).items())
                 if conditions == "nominal":
-                    yield (
-                        f"Xe tip, {shapes}",
-                        xenon(molecules, flat if shapes == "flat" else np.arange(len(molecules)), rng),
-                    )
+                    scan, many = xenon(molecules, flat if shapes == "flat" else np.arange(len(molecules)), rng)
+                    yield f"Xe tip, {shapes}, {f'{MANY} or more' if many else 'fewer'} atoms", scan
     for k in range(count):
         yield from no_molecules(np.random.default_rng((6, k))).items()
 
