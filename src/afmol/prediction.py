@@ -23,13 +23,15 @@ from .errors import AfmolError, ConfigError, ScanError
 from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .files.molecules import sdf
 from .hydrogens import with_hydrogens
-from .model import ImageModel, deepest
+from .model import ImageModel, OnePass, deepest
 from .naming import Namer
 from .plots import prediction_picture
 from .resampling import resampled, usable
 from .scale import scale_ratio
 from .structures import Molecule, Scan
 from .tiling import FAINTEST, NOTHING, contrast, cut, fullest, merged, tiled
+from .valences import FAINTEST as FAINTEST_ATOM
+from .valences import settled
 
 RESULTS = (".json", ".xyz", ".sdf", ".png")
 """Suffixes of the files of a prediction."""
@@ -151,8 +153,12 @@ def _loaded(model: str) -> tuple[ImageModel, str]:
 def predict_many(
     scans: Sequence[Scan], network: ImageModel, threshold: float = 0.5, depth: float | None = None
 ) -> list[Molecule]:
-    """As `predict`, of several scans: those that come to one shape go through the network together, on its device."""
-    c = network.config
+    """As `predict`, of several scans: those that come to one shape go through the network together, on its device.
+
+    Atoms and classes are those of a whole molecule where such a reading is close (valences.py), by a network that says
+    elements, and unless atoms are asked for that are less likely than not.
+    """
+    c, likely = network.config, isinstance(network, OnePass) and threshold >= 0.5
     stacks, scales = zip(*(resampled(scan, c.pixel, c.slices, c.widest_step) for scan in scans), strict=True)
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, stack in enumerate(stacks):
@@ -162,11 +168,19 @@ def predict_many(
     for places in groups.values():
         for some in (places[k : k + TOGETHER] for k in range(0, len(places), TOGETHER)):
             images = torch.from_numpy(np.stack([stacks[i].transpose(2, 0, 1) for i in some])).to(device)
-            found |= zip(some, network.predict(images, threshold, depth), strict=True)
+            molecules = network.predict(images, FAINTEST_ATOM if likely else threshold, depth)
+            found |= zip(some, [_kept(m, threshold) for m in molecules] if likely else molecules, strict=True)
     return [
         replace(found[i], positions=found[i].positions * [*scales[i], 1.0], name=scan.source)
         for i, scan in enumerate(scans)
     ]
+
+
+def _kept(candidates: Molecule, threshold: float) -> Molecule:
+    """The atoms of enough confidence, once it is settled which make a whole molecule."""
+    molecule = settled(candidates)
+    assert molecule.confidence is not None
+    return molecule.taken(np.flatnonzero(molecule.confidence >= threshold))
 
 
 def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) -> dict:

@@ -280,7 +280,8 @@ def _molecule(
     """
     confidence = graph.exists.sigmoid()
     keep = mine & (confidence >= threshold)
-    top = graph.z[keep].max().clamp(max=0) if keep.any() else 0.0
+    high = keep & (confidence >= 0.5) if (keep & (confidence >= 0.5)).any() else keep  # not by what is hardly there
+    top = graph.z[high].max().clamp(max=0) if high.any() else 0.0
     z = (graph.z - top).clamp(max=0)
     keep &= z >= -(depth + SPARE_DEPTH)
     bonds = graph.bonds.sigmoid()
