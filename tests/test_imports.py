@@ -40,6 +40,7 @@ ORDER = (
         "fitting",
         "hydrogens",
         "naming",
+        "valences",
         "prediction",
         "evaluation",
         "calibration",

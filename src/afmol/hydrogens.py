@@ -102,7 +102,7 @@ def _at(molecule: Molecule, i: int, near: list[int], neighbours: dict[int, list[
                 return []
             return [-_unit(u.sum(0))[None], none]
         case ((6 | 7), 2):
-            if z == 6 and _angle(u[0], u[1]) > STRAIGHT:
+            if z == 6 and angle(u[0], u[1]) > STRAIGHT:
                 return []
             out = -_unit(u.sum(0))
             if z == 7:
@@ -158,9 +158,10 @@ def _unit(v: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
 
-def _angle(a: Float[np.ndarray, " 3"], b: Float[np.ndarray, " 3"]) -> float:
-    return float(np.degrees(np.arccos(np.clip(a @ b, -1, 1))))
+def angle(a: Float[np.ndarray, " 3"], b: Float[np.ndarray, " 3"]) -> float:
+    """Between two vectors, degrees."""
+    return float(np.degrees(np.arccos(np.clip(_unit(a) @ _unit(b), -1, 1))))
 
 
 def _sum_of_angles(u: Float[np.ndarray, "3 3"]) -> float:
-    return sum(_angle(u[i], u[j]) for i, j in combinations(range(3), 2))
+    return sum(angle(u[i], u[j]) for i, j in combinations(range(3), 2))

@@ -5,14 +5,15 @@
     such that sum_k z_ik = 1                               w_ij  0, 1     a bond: whether both of its atoms are there
               sum_j (w_ij + x_ij) = sum_k valence_k z_ik   x_ij  0, 1, 2  a bond: its order - 1
 
-A network says of each atom what it is; that a ring has a hydrogen too few or a nitrogen too many shows in no atom alone.
+A network says of each atom what it is; that a ring has a hydrogen too few or a nitrogen too many, no atom alone shows.
 Where a reading that is at most exp(STRENGTH) times less probable is a whole molecule, neutral and without unpaired
 electrons, that is the answer. HiGHS finds it (scipy.optimize.milp). Pieces of molecules whose rest is not seen have no
 such reading, and stay as the network says them.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,6 +22,7 @@ from scipy.sparse import coo_array
 from scipy.special import expit
 
 from .elements import CATEGORIES, NUMBERS, element_index
+from .hydrogens import STRAIGHT, angle
 from .structures import Molecule
 
 STRENGTH = 2.0
@@ -30,8 +32,6 @@ FAINTEST = float(expit(-STRENGTH))
 """Candidates of less confidence are part of no answer."""
 LEAST_ATOMS = 6
 """What is smaller is rather a part of a molecule."""
-STRAIGHT = 150.0
-"""Degrees: between two neighbours at a smaller angle an atom has one double bond at most, and no triple one."""
 MOST_NODES = 200
 """Of the search, which so ends on any machine alike; a molecule that takes more stays as it is."""
 
@@ -76,7 +76,7 @@ def settled(candidates: Molecule) -> Molecule:
     return replace(candidates, numbers=numbers, **values).taken(np.flatnonzero(keep))
 
 
-def _probabilities(molecule: Molecule) -> list[Float[np.ndarray, "n *k"]]:
+def _probabilities(molecule: Molecule) -> list[Float[np.ndarray, "..."]]:
     """Copies of confidence and of the classes' and elements' probabilities."""
     values = (molecule.confidence, molecule.class_probabilities, molecule.element_probabilities)
     assert all(value is not None for value in values)
@@ -98,11 +98,12 @@ def _whole(molecule: Molecule) -> tuple[Int[np.ndarray, " n"], float] | None:
     z, w, x = np.arange(n * k).reshape(n, k), n * k + np.arange(m), n * k + m + np.arange(m)
     bonds_of: list[list[int]] = [[] for _ in range(n)]
     near: list[list[int]] = [[] for _ in range(n)]
-    terms: list[dict[int, float]] = []
+    terms: list[tuple[np.ndarray, np.ndarray]] = []
     bounds: list[tuple[float, float]] = []
 
-    def constrain(low: float, high: float, *of: tuple[Iterable[int], float]) -> None:
-        terms.append({int(v): factor for variables, factor in of for v in variables})
+    def constrain(low: float, high: float, variables: Any, factors: Any) -> None:
+        variables = np.array(variables, int)
+        terms.append((variables, np.broadcast_to(factors, variables.shape)))
         bounds.append((low, high))
 
     most = np.concatenate([possible.ravel(), np.ones(m), np.full(m, 2)]).astype(float)
@@ -110,25 +111,27 @@ def _whole(molecule: Molecule) -> tuple[Int[np.ndarray, " n"], float] | None:
         for end, other in ((i, j), (j, i)):
             bonds_of[end].append(b)
             near[end].append(other)
-            constrain(-np.inf, 1, ([w[b], z[end, ABSENT]], 1))
-        constrain(1, np.inf, ([w[b], z[i, ABSENT], z[j, ABSENT]], 1))
-        constrain(-np.inf, 0, ([x[b]], 1), ([w[b]], -2))
+            constrain(-np.inf, 1, [w[b], z[end, ABSENT]], 1)
+        constrain(1, np.inf, [w[b], z[i, ABSENT], z[j, ABSENT]], 1)
+        constrain(-np.inf, 0, [x[b], w[b]], [1, -2])
     for i in range(n):
-        constrain(1, 1, (z[i], 1))
-        constrain(0, 0, (w[bonds_of[i]], 1), (x[bonds_of[i]], 1), *(([z[i, o]], -VALENCE[o]) for o in range(k)))
+        constrain(1, 1, z[i], 1)
+        orders = np.concatenate([w[bonds_of[i]], x[bonds_of[i]]])
+        constrain(0, 0, np.concatenate([orders, z[i]]), np.concatenate([np.ones(len(orders)), -VALENCE]))
         ends = [z[j, OXYGEN] for j in near[i] if len(near[j]) == 1]
-        for o in np.flatnonzero(OXYGENS & possible[i]):
-            constrain(-np.inf, 0, ([z[i, o]], OXYGENS[o]), (ends, -1))
+        for o in np.flatnonzero(OXYGENS * possible[i]):
+            constrain(-np.inf, 0, [z[i, o], *ends], [OXYGENS[o], *[-1] * len(ends)])
         if len(near[i]) > 2:
             most[x[bonds_of[i]]] = np.minimum(most[x[bonds_of[i]]], 1)  # no triple bond
-        elif len(near[i]) == 2 and _angle(*(molecule.positions[near[i]] - molecule.positions[i])) < STRAIGHT:
-            constrain(-np.inf, 1, (x[bonds_of[i]], 1))
+        arms = molecule.positions[near[i]] - molecule.positions[i]
+        if len(arms) > 1 and all(angle(a, b) < STRAIGHT for a, b in combinations(arms, 2)):
+            more = z[i, VALENCE > 4]  # bent: one double bond, but in nitro groups and sulfones
+            constrain(-np.inf, 1, [*x[bonds_of[i]], *more], [*[1] * len(arms), *[-1] * len(more)])
     price = np.concatenate([np.where(possible, cost, 0.0).ravel(), np.zeros(2 * m)])
-    constrain(-np.inf, STRENGTH, *(([v], price[v]) for v in z.ravel()))
+    constrain(-np.inf, STRENGTH, z.ravel(), price[z.ravel()])
 
-    row = np.repeat(np.arange(len(terms)), [len(of) for of in terms])
-    column = np.concatenate([[*of] for of in terms])
-    factor = np.concatenate([[*of.values()] for of in terms])
+    row = np.repeat(np.arange(len(terms)), [len(variables) for variables, _ in terms])
+    column, factor = (np.concatenate(part) for part in zip(*terms, strict=True))
     found = milp(
         price,
         constraints=LinearConstraint(coo_array((factor, (row, column))).tocsr(), *np.transpose(bounds)),
@@ -151,8 +154,3 @@ def _costs(molecule: Molecule) -> Float[np.ndarray, "n k"]:
     cost[:, OXYGENS * (CLASS == 3) > 0] -= np.log(np.maximum(sulfur, LEAST))[:, None]
     cost[:, ABSENT] = there[1]
     return cost
-
-
-def _angle(a: Float[np.ndarray, " 3"], b: Float[np.ndarray, " 3"]) -> float:
-    """Degrees."""
-    return float(np.degrees(np.arccos(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1, 1))))
