@@ -527,6 +527,16 @@ def test_atoms_all_below_the_asked_plane_are_raised_to_it():
     np.testing.assert_allclose(got.positions[:, 2], [0, -0.5], atol=1e-6)
 
 
+def test_a_faint_candidate_is_not_the_topmost_atom():
+    """Where candidates are asked for that are hardly there, depths count from the same atom as without them."""
+    positions = torch.tensor([[1, 1, 0.0], [3, 1, -0.4], [5, 1, -0.9]])
+    no_pairs, mine = torch.zeros(0, 2, dtype=torch.int64), torch.ones(3, dtype=torch.bool)
+    confidence = torch.tensor([0.3, 0.9, 0.9]).logit()
+    graph = Graph(confidence, torch.zeros(3, len(ELEMENTS)), positions[:, 2], no_pairs, torch.zeros(0))
+    np.testing.assert_allclose(_molecule(positions, graph, mine, 0.1, 0.8).positions[:, 2], [0, 0, -0.5], atol=1e-6)
+    np.testing.assert_allclose(_molecule(positions, graph, mine, 0.5, 0.8).positions[:, 2], [0, -0.5], atol=1e-6)
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_turning_and_mirroring_the_image_turns_and_mirrors_the_molecule(view):
     """Sides that are multiples of the stride: elsewhere the rim differs, since the image is filled up on one side."""

@@ -11,8 +11,10 @@ from rdkit import Chem
 
 from afmol.data.chemistry import molecule_from_smiles
 from afmol.elements import CATEGORIES, ELEMENTS, NUMBERS, element_index
+from afmol.model import OnePass, OnePassConfig
 from afmol.naming import smiles_of
-from afmol.structures import Molecule
+from afmol.prediction import predict_many
+from afmol.structures import Molecule, Scan
 from afmol.valences import FAINTEST, STRENGTH, settled
 
 KNOWN = (
@@ -172,3 +174,25 @@ def test_the_order_of_atoms_does_not_matter():
     one, other = settled(wrong).taken(order), settled(wrong.taken(order))
     assert (one.numbers == other.numbers).all()
     np.testing.assert_allclose(one.class_probabilities, other.class_probabilities)
+
+
+def test_answers_are_settled_and_candidates_that_are_asked_for_are_not(monkeypatch):
+    """Those of less than 0.5 are what the network says; from 0.5 on they come in first, and what stays is above it."""
+    network = OnePass(OnePassConfig(channels=(8, 8, 8), blocks=1, width=8, rounds=1))
+    benzene = said(molecule_from_smiles("c1ccccc1", seed=1))
+    candidates = faint(in_doubt(benzene, 0, 7, 0.6), 8, 0.2)
+    asked = []
+
+    def predict(images, threshold, depth):
+        asked.append(threshold)
+        return [candidates] * len(images)
+
+    monkeypatch.setattr(network, "predict", predict)
+    scan = Scan(np.random.default_rng(0).standard_normal((40, 40, 10)), (10.0, 10.0))
+    raw = predict_many([scan], network, 0.3)[0]
+    assert (raw.numbers[0], raw.confidence[8]) == (7, 0.2)
+    assert (predict_many([scan], network)[0].numbers == benzene.numbers).all()
+    sure = predict_many([scan], network, 0.9)[0]
+    assert len(sure) == 11
+    assert (sure.confidence >= 0.9).all()
+    assert asked == [0.3, FAINTEST, FAINTEST]
