@@ -127,6 +127,15 @@ def test_a_size_that_bonds_contradict_is_asked_about(factor, says):
     assert [s in d for s, d in zip(says, doubts, strict=True)] == [True] * len(says)
 
 
+def test_where_classes_are_unsure_bonds_say_less_of_the_size():
+    scan, truth = stack(SMILES[0])
+    sure = np.eye(5)[truth.classes]
+    for factor, p, doubted_ in ((1.1, 1.0, True), (1.1, 0.8, False), (1.3, 0.8, True), (1.0, 0.5, False)):
+        said = p * sure + (1 - p) * np.roll(sure, 1, axis=1)
+        molecule = replace(truth, positions=truth.positions * factor, class_probabilities=said)
+        assert bool(size_doubt(scan, molecule)) == doubted_
+
+
 def test_atoms_of_a_doubted_stack_are_less_sure():
     scan, truth = stack(SMILES[0])
     sure = replace(truth, confidence=np.ones(len(truth)), warnings=("before",))

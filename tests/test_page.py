@@ -377,7 +377,7 @@ def test_a_person_mends_a_molecule(browser, stack, downloads, molecule):
         chlorine = next(i for i, label in enumerate(labels()) if label.startswith("Cl"))
         before = middle(chlorine)
         atom = browser.find_elements(By.CSS_SELECTOR, ".atom")[chlorine]
-        ActionChains(browser).drag_and_drop_by_offset(atom, 60, 0).perform()
+        ActionChains(browser).drag_and_drop_by_offset(atom, 110, 0).perform()
         until(lambda: middle(chlorine)[0] > before[0] + 0.5)
         until(lambda: correlation() < told - 0.005)  # simulated as edited
         one("#undo").click()

@@ -31,9 +31,10 @@ SENTENCES = {
     "lattice": "the image repeats itself like a lattice: afmol knows single molecules, not surfaces.",
 }
 """What is said of each of the KINDS."""
-MOST_STRETCH, SUREST = 0.05, 3.0
-"""A ratio of bond lengths this far from 1, and this many standard errors, is doubted: without any error of the size the
-ratios of `measured` spread by 0.013 on nominal stacks and by 0.021 on those as measured (LOG.md, 2026-11-29)."""
+MOST_STRETCH, SUREST, UNSURE = 0.05, 3.0, 0.3
+"""A ratio of bond lengths this far from 1, and this many standard errors, is doubted, and UNSURE times the mean
+probability that a class is wrong farther: without any error of the size ln of the ratio spreads by 0.013 on nominal
+stacks and by 0.03 on those as measured, where classes are less sure (LOG.md, 2026-11-29)."""
 NOT_A_STACK = 0.5
 """Factor on the confidence of atoms in a stack that is doubted for its images."""
 
@@ -87,7 +88,11 @@ def size_doubt(scan: Scan, molecule: Molecule) -> list[str]:
 def stretch(molecule: Molecule) -> float:
     """By how much bonds are longer than they are in nature, where that is beyond doubt; 1 where it is not."""
     found = scale_ratio(molecule)
-    if found is None or abs(np.log(found.ratio)) < max(MOST_STRETCH, SUREST * found.error):
+    if found is None:
+        return 1.0
+    p = molecule.class_probabilities
+    wrong = 0.0 if p is None else float(1 - p.max(1).mean())
+    if abs(np.log(found.ratio)) < max(MOST_STRETCH, SUREST * found.error) + UNSURE * wrong:
         return 1.0
     return found.ratio
 
