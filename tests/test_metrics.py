@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -377,6 +377,14 @@ def test_table_shows_the_figures():
     ]
     assert sum(x.startswith("depth in A") for x in lines) == len(s["by_depth"])
     assert bonds.split()[2:] == [f"{x:.3f}" for x in shown]
+
+
+def test_elements_that_are_not_there_are_no_rows_and_false_ones_are():
+    places, bonds = np.array([[0.0, 0.0, 0.0], [0.8, 0.6, 0.0], [-0.8, 0.6, 0.0]]), np.array([[0, 1], [0, 2]])
+    water = Molecule(places, np.array([8, 1, 1]), bonds)
+    ammonia = replace(water, numbers=np.array([7, 1, 1]))
+    rows = table(summary(compare(ammonia, water, np.ones(3, bool)))).split("matched atoms of")[1].splitlines()
+    assert {row.split()[0] for row in rows[1 : rows.index("")]} == {"H", "N", "O"}
 
 
 def test_bad_input_is_refused():

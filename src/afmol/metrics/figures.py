@@ -124,7 +124,8 @@ def table(figures: dict[str, Any]) -> str:
     lines += ["", f"{'matched atoms of':<20}{'n':>8}{'precis.':>8}{'recall':>8}"]
     columns = (figures[f"element_{name}"] for name in ("count", "precision", "recall"))
     for element, (n, *shares) in zip(ELEMENTS, zip(*columns, strict=True), strict=True):
-        lines.append(f"{element.symbol:<20}{n:>8}{''.join(map(_cell, shares))}")
+        if n or shares != [None, None]:  # there, or said to be
+            lines.append(f"{element.symbol:<20}{n:>8}{''.join(map(_cell, shares))}")
 
     lines += ["", f"{'':<20}{'atoms':>8}{'recall':>8}{'class':>8}{'molec.':>8}{'exact':>8}"]
     for title, bins in (("atoms, from", figures["by_size"]), ("depth in A, from", figures["by_depth"])):
