@@ -30,8 +30,7 @@ from .resampling import resampled, usable
 from .scale import scale_ratio
 from .structures import Molecule, Scan
 from .tiling import FAINTEST, NOTHING, contrast, cut, fullest, merged, tiled
-from .valences import FAINTEST as FAINTEST_ATOM
-from .valences import settled
+from .valences import FAINTEST_ATOM, settled
 
 RESULTS = (".json", ".xyz", ".sdf", ".png")
 """Suffixes of the files of a prediction."""
@@ -62,11 +61,12 @@ def predict(
 ) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
-    Where bonds are too long or too short for what they are, the scan is read again at the size that they speak for, and
-    where the network is unsure of its atoms, at other sizes; atoms stay in the frame of the size that was stated. What
-    speaks against the stack or its size is in `warnings` (doubts.py); if it is the images, confidences are halved. A
-    scan longer than `tiling.LONGEST` is read in overlapping tiles, so that memory stays bounded; z = 0 is then the
-    topmost atom of each tile.
+    Where what the network says is no molecule by its valences, and a reading close by is one, that is the answer
+    (valences.py; not for thresholds below 0.5). Where bonds are too long or too short for what they are, the scan is
+    read again at the size that they speak for, and where the network is unsure of its atoms, at other sizes; atoms stay
+    in the frame of the size that was stated. What speaks against the stack or its size is in `warnings` (doubts.py); if
+    it is the images, confidences are halved. A scan longer than `tiling.LONGEST` is read in overlapping tiles, so that
+    memory stays bounded; z = 0 is then the topmost atom of each tile.
 
     Args:
         scan: any width and height up to `WIDEST`, pixel size and number of slices from 3 up.

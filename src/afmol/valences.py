@@ -28,7 +28,7 @@ from .structures import Molecule
 STRENGTH = 2.0
 """Natural logarithm of how many times more probable a whole molecule is, all else equal. Of 1, 2, 3 and 4 the best on
 validation molecules, flat ones as measured and others (LOG.md, 2026-11-29)."""
-FAINTEST = float(expit(-STRENGTH))
+FAINTEST_ATOM = float(expit(-STRENGTH))
 """Candidates of less confidence are part of no answer."""
 LEAST_ATOMS = 6
 """What is smaller is rather a part of a molecule."""
@@ -46,22 +46,25 @@ LEAST = 1e-9
 """Probabilities are taken as at least this."""
 
 
-def settled(candidates: Molecule) -> Molecule:
+def settled(candidates: Molecule, strength: float = STRENGTH) -> Molecule:
     """The likely atoms of a network's candidates, or in each part those of its whole reading, if there is one.
 
     Atoms that come in by it, or as another class, get the probability that it has beside the network's reading.
 
     Args:
-        candidates: with confidence, FAINTEST and more, and probabilities of classes, elements and bonds.
+        candidates: with confidence, FAINTEST_ATOM and more, and probabilities of classes, elements and bonds.
+        strength: see STRENGTH; candidates of less than expit(-strength) are part of no answer.
     """
     confidence, classes, elements = _probabilities(candidates)
     numbers, keep = candidates.numbers.copy(), confidence >= 0.5
     for part in candidates.parts():
-        reading = _whole(candidates.taken(part).with_likely_bonds()) if len(part) >= LEAST_ATOMS else None
+        if len(part) < LEAST_ATOMS:
+            continue
+        reading = _whole(candidates.taken(part).with_likely_bonds(), strength)
         if reading is None:
             continue
         said, cost = reading
-        sure = float(expit(STRENGTH - cost))
+        sure = float(expit(strength - cost))
         keep[part] = said >= 0
         for i, new in zip(part[said >= 0], said[said >= 0], strict=True):
             confidence[i] = confidence[i] if confidence[i] >= 0.5 else sure
@@ -83,7 +86,7 @@ def _probabilities(molecule: Molecule) -> list[Float[np.ndarray, "..."]]:
     return [np.array(value) for value in values]
 
 
-def _whole(molecule: Molecule) -> tuple[Int[np.ndarray, " n"], float] | None:
+def _whole(molecule: Molecule, strength: float) -> tuple[Int[np.ndarray, " n"], float] | None:
     """The class of each atom in the whole reading, -1 for no atom, and what it costs: the natural logarithm of how many
     times less probable it is than the network's own. None if there is none.
 
@@ -91,7 +94,7 @@ def _whole(molecule: Molecule) -> tuple[Int[np.ndarray, " n"], float] | None:
         molecule: one part, its likely bonds alone.
     """
     cost = _costs(molecule)
-    possible = cost <= STRENGTH
+    possible = cost <= strength
     if (possible.sum(1) == 1).all():
         return None  # nothing is in doubt
     (n, k), m = cost.shape, len(molecule.bonds)
@@ -128,7 +131,7 @@ def _whole(molecule: Molecule) -> tuple[Int[np.ndarray, " n"], float] | None:
             more = z[i, VALENCE > 4]  # bent: one double bond, but in nitro groups and sulfones
             constrain(-np.inf, 1, [*x[bonds_of[i]], *more], [*[1] * len(arms), *[-1] * len(more)])
     price = np.concatenate([np.where(possible, cost, 0.0).ravel(), np.zeros(2 * m)])
-    constrain(-np.inf, STRENGTH, z.ravel(), price[z.ravel()])
+    constrain(-np.inf, strength, z.ravel(), price[z.ravel()])
 
     row = np.repeat(np.arange(len(terms)), [len(variables) for variables, _ in terms])
     column, factor = (np.concatenate(part) for part in zip(*terms, strict=True))

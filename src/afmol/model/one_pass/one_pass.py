@@ -280,7 +280,8 @@ def _molecule(
     """
     confidence = graph.exists.sigmoid()
     keep = mine & (confidence >= threshold)
-    high = keep & (confidence >= 0.5) if (keep & (confidence >= 0.5)).any() else keep  # not by what is hardly there
+    likely = keep & (confidence >= 0.5)
+    high = likely if likely.any() else keep  # what is hardly there is not the topmost atom
     top = graph.z[high].max().clamp(max=0) if high.any() else 0.0
     z = (graph.z - top).clamp(max=0)
     keep &= z >= -(depth + SPARE_DEPTH)
