@@ -17,10 +17,11 @@ from strategies import few_molecules
 
 def test_what_was_drawn_by_known_numbers_gives_them_back():
     rng = np.random.default_rng(0)
-    n, known = 40_000, Numbers((0.7, -0.8), 0.6, (1.8, 2.5))
+    n, known = 40_000, Numbers((0.7, -0.8), 0.6, (0.7, -0.4, 0.3, 0.4, -1.0), (1.8, 2.5))
     atoms, bonds = rng.normal(0, 3, (2, n))
     logits = rng.normal(0, 3, (n, len(ELEMENTS)))
-    elements = np.array([rng.choice(len(ELEMENTS), p=p) for p in softmax(known.elements * logits, axis=1)])
+    chances = softmax(known.elements * logits + np.array(known.classes)[CATEGORIES], axis=1)
+    elements = np.array([rng.choice(len(ELEMENTS), p=p) for p in chances])
 
     def true(x, line):
         return rng.random(n) < expit(line[0] * x + line[1])
@@ -30,6 +31,17 @@ def test_what_was_drawn_by_known_numbers_gives_them_back():
     found = fit(seen)
     for a, b in zip(found, known, strict=True):
         assert a == pytest.approx(b, abs=0.05)
+
+
+def test_a_class_that_no_sample_shows_keeps_its_share():
+    """Its number stays finite: what is not seen in a hundred molecules may be seen in the next one."""
+    rng = np.random.default_rng(1)
+    said = np.log(softmax(rng.normal(0, 2, (2000, len(ELEMENTS))), axis=1))
+    classes = rng.integers(0, 4, 2000)
+    line = rng.normal(0, 3, 2000)
+    found = fit(Outcomes(line, rng.random(2000) < expit(line), said, classes, line, rng.random(2000) < expit(line)))
+    assert sum(found.classes) == pytest.approx(0, abs=0.01)
+    assert -10 < found.classes[4] < min(found.classes[:4])
 
 
 def test_nothing_found_is_nothing_to_fit_to():
@@ -48,14 +60,15 @@ def test_weights_say_the_numbers(samples):
     """Of all candidates and pairs, the logits are those of before, stretched and moved; a feedback of none, so that
     what is told does not change."""
     network, _ = load_model("base")
-    numbers = Numbers((1.2, 0.3), 1.0, (0.9, -0.5))
+    numbers = Numbers((1.2, 0.3), bonds=(0.9, -0.5))
     before, after = (outcomes(model, samples) for model in (network, scaled(network, numbers)))
     for what, (a, b) in (("atoms", numbers.atoms), ("bonds", numbers.bonds)):
         old, new = getattr(before, what), getattr(after, what)
         wanted = np.sort(a * old + b)[::-1][:10]
         assert np.sort(new)[::-1][:10] == pytest.approx(wanted, abs=0.02)
-    elements = outcomes(scaled(network, Numbers(elements=0.8)), samples).elements  # of the same atoms
-    wanted = np.log(softmax(0.8 * before.elements, axis=1))
+    more = (0.5, -0.3, 0.0, 0.4, -0.6)
+    elements = outcomes(scaled(network, Numbers(elements=0.8, classes=more)), samples).elements  # of the same atoms
+    wanted = np.log(softmax(0.8 * before.elements + np.array(more)[CATEGORIES], axis=1))
     likely = wanted > -10
     assert elements[likely] == pytest.approx(wanted[likely], abs=0.02)
     assert not torch.equal(network.bondnet.exists.weight, scaled(network, numbers).bondnet.exists.weight)

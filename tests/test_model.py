@@ -844,6 +844,23 @@ def test_existence_is_learned_from_own_peaks_alone():
     assert 0 < given < peaks
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_existence_is_not_learned_from_atoms_whose_element_is_told(share, monkeypatch):
+    """They are there, all of them; a network that learned it would take for there whatever it is sure of."""
+    batch = labelled(np.random.default_rng(4), [9, 9, 9])
+    model = randomised(replace(TINY, feedback=1)).eval()
+    model.posnet.head.bias.data[:4] += 1
+
+    def told(self, batch, said, image, truth, generator):
+        return said.softmax(1), torch.full(image.shape, share == 0)
+
+    monkeypatch.setattr(OnePass, "_told", told)
+    monkeypatch.setattr("afmol.model.one_pass.one_pass.GIVEN", 0.0)
+    lost = model(batch, torch.Generator().manual_seed(0))
+    assert float(lost["exists"]) > 0
+    assert (float(lost["exists_again"]) > 0) == (share == 0)
+
+
 @pytest.mark.parametrize("reach", [1, 3])
 def test_patches_against_a_loop(reach):
     batch = labelled(np.random.default_rng(6), [7, 0, 9], nx=16, ny=24)

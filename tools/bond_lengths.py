@@ -1,4 +1,4 @@
-"""Makes src/afmol/bond_lengths.csv: mean and spread of the bonds' lengths between kinds of visible atoms.
+"""Makes src/afmol/bond_lengths.csv: mean and spread of the bonds' lengths between kinds of visible heavy atoms.
 
 usage: python tools/bond_lengths.py molecules/train.npz [MOLECULES]
 
@@ -33,7 +33,7 @@ def main(source: str, count: int = 20000) -> None:
         seen = m.positions[:, 2] >= m.positions[:, 2].max() - DEPTH
         bonds = m.bonds[seen[m.bonds].all(1)]
         neighbours = np.minimum(np.bincount(bonds.ravel(), minlength=len(m)), MOST_NEIGHBOURS)
-        for a, b in bonds.tolist():
+        for a, b in bonds[(m.numbers[bonds] > 1).all(1)].tolist():
             kinds = pair(*((int(m.numbers[k]), int(neighbours[k])) for k in (a, b)))
             lengths[kinds].append(float(np.linalg.norm(m.positions[a] - m.positions[b])))
     with OUT.open("w", newline="") as file:

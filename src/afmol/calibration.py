@@ -2,11 +2,14 @@
 
     equation                                    variable       of
     logit P(atom) = a x + b                     atoms: a, b    a candidate; x: as the network says it
-    P(element e) ~ exp(s x_e)                   elements: s    an atom; a class is the sum of its elements
+    P(element e) ~ exp(s x_e + t_class(e))      elements: s    an atom; a class is the sum of its elements
+                                                classes: t     mean 0; training shows some classes more often than they
+                                                               are (halogens), and validation molecules tell how much
     logit P(bond) = a x + b                     bonds: a, b    a pair of atoms
 
-Five numbers, by maximum likelihood on simulated samples of validation molecules (Platt, Advances in Large Margin
-Classifiers (1999) 61; Guo et al., ICML 2017). All three come out of linear layers, and the mean over views of what is
+Ten numbers, by maximum likelihood on simulated samples of validation molecules (Platt, Advances in Large Margin
+Classifiers (1999) 61; Guo et al., ICML 2017; M. Saerens et al., Neural Computation 14 (2002) 21, for t). All three come
+out of linear layers, and the mean over views of what is
 linear is linear, so the numbers go into the weights: a calibrated model is a model like any other.
 """
 
@@ -22,7 +25,7 @@ from scipy.special import logit, logsumexp
 
 from .checkpoint import DEFAULT_MODEL, load_model
 from .data.molecules import load_molecules
-from .elements import CATEGORIES
+from .elements import CATEGORIES, CLASS_NAMES
 from .errors import ConfigError
 from .evaluation import EvaluationConfig, compared, evaluation_samples, predicted
 from .metrics import Comparison, matching
@@ -33,6 +36,9 @@ FAINTEST = 0.02
 """Candidates from this confidence on are learned from."""
 LEAST = 1e-12
 """Probabilities are taken as at least this far from 0 and 1, so that their logits are finite."""
+N_CLASSES = len(CLASS_NAMES)
+SMALL = 1e-4
+"""Weight of the squares of `classes`: a class that no sample shows keeps its share, and their mean is 0."""
 USUAL = EvaluationConfig(150, ("flat", "all"), ("nominal", "measured"), seed=1)
 """Of each kind so many molecules, of which every second is fitted to and the others are judged by."""
 
@@ -42,6 +48,7 @@ class Numbers(NamedTuple):
 
     atoms: tuple[float, float] = (1.0, 0.0)
     elements: float = 1.0
+    classes: tuple[float, ...] = (0.0,) * N_CLASSES
     bonds: tuple[float, float] = (1.0, 0.0)
 
 
@@ -124,14 +131,14 @@ def fit(seen: Outcomes) -> Numbers:
     if not (len(seen.atoms) and len(seen.classes) and len(seen.bonds)):
         raise ConfigError("The model finds nothing in these samples, so there is nothing to calibrate.")
 
-    def of_elements(stretch: Float[np.ndarray, " 1"]) -> float:
-        logits = stretch[0] * seen.elements
-        of_class = np.stack([logsumexp(logits[:, c == CATEGORIES], axis=1) for c in range(5)], axis=1)
-        right = of_class[np.arange(len(of_class)), seen.classes]
-        return float((logsumexp(of_class, axis=1) - right).mean())
+    def lost(numbers: Float[np.ndarray, " k"]) -> float:
+        logits = numbers[0] * seen.elements
+        of_class = [logsumexp(logits[:, c == CATEGORIES], axis=1) + numbers[1 + c] for c in range(N_CLASSES)]
+        right = np.choose(seen.classes, of_class)
+        return float((logsumexp(of_class, axis=0) - right).mean() + SMALL * np.square(numbers[1:]).sum())
 
-    elements = minimize(of_elements, [1.0], method="Nelder-Mead").x[0]
-    return Numbers(_line(seen.atoms, seen.there), float(elements), _line(seen.bonds, seen.bonded))
+    stretch, *classes = minimize(lost, [1.0] + [0.0] * N_CLASSES, method="BFGS").x.tolist()
+    return Numbers(_line(seen.atoms, seen.there), stretch, tuple(classes), _line(seen.bonds, seen.bonded))
 
 
 def _line(logits: Float[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> tuple[float, float]:
@@ -153,7 +160,8 @@ def scaled(network: OnePass, numbers: Numbers) -> OnePass:
     """A copy of the network that says what is calibrated."""
     out = copy.deepcopy(network)
     net = out.bondnet
-    lines = ((net.exists, numbers.atoms), (net.elements, (numbers.elements, 0.0)), (net.bonds, numbers.bonds))
+    classes = torch.tensor(numbers.classes)[CATEGORIES.tolist()]
+    lines = ((net.exists, numbers.atoms), (net.elements, (numbers.elements, classes)), (net.bonds, numbers.bonds))
     with torch.no_grad():
         for layer, (a, b) in lines:
             layer.weight.mul_(a)

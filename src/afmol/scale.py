@@ -55,8 +55,7 @@ def scale_ratio(molecule: Molecule) -> ScaleRatio | None:
     bonds = molecule.bonds[molecule.likely]
     neighbours = np.minimum(np.bincount(bonds.ravel(), minlength=len(molecule)), MOST_NEIGHBOURS)
     kinds = [(int(z), int(n)) for z, n in zip(molecule.numbers, neighbours, strict=True)]
-    heavy = bonds[(molecule.numbers[bonds] > 1).all(1)]
-    known = [(i, j, length) for i, j in heavy.tolist() if (length := bond_lengths().get(pair(kinds[i], kinds[j])))]
+    known = [(i, j, length) for i, j in bonds.tolist() if (length := bond_lengths().get(pair(kinds[i], kinds[j])))]
     if len(known) < LEAST_BONDS:
         return None
     i, j = np.array([k[:2] for k in known]).T
@@ -73,7 +72,7 @@ def pair(a: Kind, b: Kind) -> tuple[Kind, Kind]:
 
 @cache
 def bond_lengths() -> dict[tuple[Kind, Kind], Length]:
-    """The table, made by tools/bond_lengths.py."""
+    """The table, made by tools/bond_lengths.py, of bonds between heavy atoms."""
     text = (resources.files("afmol") / "bond_lengths.csv").read_text()
     table = {}
     for row in csv.DictReader(text.splitlines()):

@@ -355,7 +355,7 @@ def calibrate(
 
     Example: afmol calibrate runs/some/some.safetensors --data molecules/val.npz -o some.safetensors
 
-    Stretches and moves what the network says of atoms, elements and bonds (five numbers) until it fits what comes true
+    Stretches and moves what the network says of atoms, classes and bonds (ten numbers) until it fits what comes true
     in one half of the samples; the table is of the other half, before and after.
 
     Args:
@@ -380,8 +380,9 @@ def calibrate(
     make_folder(out.parent)
     found = run(data, weights, EvaluationConfig(molecules, shapes, conditions, noise, seed))
     save_model(found.model, out, found.name)
-    (a, b), s, (c, d) = found.numbers
-    print(f"atoms: {a:.3f} x {b:+.3f}; elements: {s:.3f} x; bonds: {c:.3f} x {d:+.3f}")
+    (a, b), s, classes, (c, d) = found.numbers
+    added = " ".join(f"{t:+.2f}" for t in classes)
+    print(f"atoms: {a:.3f} x {b:+.3f}; elements: {s:.3f} x, classes {added}; bonds: {c:.3f} x {d:+.3f}")
     before, after = summary(found.before), summary(found.after)
     for name in ("atom_calibration_error", "class_calibration_error", "bond_calibration_error", *FIGURES):
         print(f"{name:24s} {before[name]:.4f} -> {after[name]:.4f}")

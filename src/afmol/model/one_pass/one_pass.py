@@ -4,7 +4,8 @@ It is trained with true (jittered) positions in a quarter of the samples and wit
 network that has seen only true positions breaks when it is used. Whether an atom is there it learns from its own peaks
 alone: where positions are given all are true, those of atoms that nobody can see too. With `feedback`, BondNet is asked
 again, told what it said of the elements, so that they are decided together; it learns that from its own answers in half
-of the samples, and from true elements of some of the atoms in the other half.
+of the samples, and from true elements of some of the atoms in the other half. All of those are there, so that from them
+it does not learn whether an atom is: a network that did took for there whatever it was sure of the element of.
 """
 
 from dataclasses import dataclass, replace
@@ -101,7 +102,7 @@ class OnePass(nn.Module):
                 told, asked = self._told(batch, graph.elements.detach(), image, truth, generator)
                 again = bondable(self.bondnet(features, positions, image, pixel, pairs, told), positions)
                 wanted = torch.where(asked, truth, -1)
-                further = self._graph_losses(batch, again, truth, own)
+                further = self._graph_losses(batch, again, truth, own & asked)  # what is told of is there
                 further["elements"] = self._element_loss(batch, again, wanted)
                 losses |= {f"{name}_again": loss for name, loss in further.items()}
             return losses
