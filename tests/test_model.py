@@ -27,6 +27,7 @@ from afmol.model.one_pass.one_pass import (
     turn,
     turn_back,
     turn_points,
+    uncovered,
 )
 from afmol.model.one_pass.peaks import find_peaks
 from afmol.model.one_pass.posnet import BUSY, CLIP, standardise
@@ -844,6 +845,27 @@ def test_existence_is_learned_from_own_peaks_alone():
     assert 0 < given < peaks
 
 
+def test_an_atom_beneath_another_is_no_label():
+    """A hydrogen upon a carbon, beside them a bond along the surface; another image has a carbon in the same place."""
+    rows = ([2.0, 2.0, 0.0], [2.3, 2.1, -1.0], [3.7, 2.1, -0.9], [2.2, 2.1, -0.5])
+    molecule, elements = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 2, 1])
+    bonds = torch.tensor([[0, 1], [1, 2]])
+    batch = Batch(noise(2, TINY.slices, 24, 24), torch.tensor(rows), elements, molecule, bonds)
+    seen = uncovered(batch)
+    assert seen.positions.tolist() == batch.positions[[0, 2, 3]].tolist()
+    assert seen.elements.tolist() == [0, 2, 1]
+    assert seen.molecule.tolist() == [0, 0, 1]
+    assert seen.bonds.tolist() == []
+    again = uncovered(seen)
+    assert all(torch.equal(a, b) for a, b in zip(again, seen, strict=True))
+    apart = batch._replace(positions=batch.positions + torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0.5, 0, 0], [0, 0, 0]]))
+    assert all(torch.equal(a, b) for a, b in zip(uncovered(apart), apart, strict=True))
+    model = randomised(TINY).eval()
+    with torch.no_grad():
+        lost, least = (model(b, torch.Generator().manual_seed(0)) for b in (batch, seen))
+    assert {k: float(v) for k, v in lost.items()} == {k: float(v) for k, v in least.items()}
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_existence_is_not_learned_from_atoms_whose_element_is_told(share, monkeypatch):
     """They are there, all of them; a network that learned it would take for there whatever it is sure of."""
@@ -856,7 +878,8 @@ def test_existence_is_not_learned_from_atoms_whose_element_is_told(share, monkey
 
     monkeypatch.setattr(OnePass, "_told", told)
     monkeypatch.setattr("afmol.model.one_pass.one_pass.GIVEN", 0.0)
-    lost = model(batch, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        lost = model(batch, torch.Generator().manual_seed(0))
     assert float(lost["exists"]) > 0
     assert (float(lost["exists_again"]) > 0) == (share == 0)
 

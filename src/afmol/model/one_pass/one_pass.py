@@ -22,7 +22,7 @@ from ...elements import CATEGORIES, NUMBERS
 from ...errors import ConfigError
 from ...precision import quick_convolutions
 from ...structures import Molecule
-from ..neighbours import same_image_distance
+from ..neighbours import overshadowed, same_image_distance
 from .graph import BondNet, Graph, bondable, neighbours
 from .peaks import find_peaks
 from .posnet import PosNet
@@ -68,6 +68,9 @@ CANDIDATE = 0.15
 """Heat from which a local maximum is a candidate atom."""
 MATCH = 0.5
 """A candidate within this distance of a labelled atom in the image plane stands for it, A."""
+BENEATH = 0.6
+"""Of two labelled atoms closer than this in the image plane, A, the lower one is not seen: a hydrogen that points up
+hides what it is bonded to. It is no label, or one place would have two depths and two elements."""
 HEAT_SIGMA = 0.25
 """Width of an atom's Gaussian in the heat map, A (the original's)."""
 AT_ONCE = 8 * 64 * 64
@@ -92,6 +95,7 @@ class OnePass(nn.Module):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a training batch, each a scalar; their sum is minimised."""
+        batch = uncovered(batch)
         features, maps = self.posnet(batch.images)
         with torch.autocast(maps.device.type, enabled=False):
             positions, image, truth, own = self._nodes(batch, maps.detach(), generator)
@@ -334,6 +338,15 @@ def turn_back(maps: Float[Tensor, "batch 4 mx my"], view: View) -> Float[Tensor,
     x, y = -x if reverse_x else x, -y if reverse_y else y
     out = torch.stack([heat, y, x, z] if swap else [heat, x, y, z], dim=1)
     return out.transpose(2, 3) if swap else out
+
+
+def uncovered(batch: Batch) -> Batch:
+    """The batch without the labelled atoms that lie beneath others."""
+    p, m = batch.positions, batch.molecule
+    kept = ~overshadowed(p[:, :2], m, p[:, 2], BENEATH)
+    place = kept.cumsum(0) - 1
+    bonds = place[batch.bonds[kept[batch.bonds].all(1)]]
+    return batch._replace(positions=p[kept], elements=batch.elements[kept], molecule=m[kept], bonds=bonds)
 
 
 def match(
