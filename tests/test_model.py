@@ -868,7 +868,7 @@ def test_an_atom_beneath_another_is_no_label():
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_existence_is_not_learned_from_atoms_whose_element_is_told(share, monkeypatch):
-    """They are there, all of them; a network that learned it would take for there whatever it is sure of."""
+    """They are there, all of them: of what is there by the image they say nothing."""
     batch = labelled(np.random.default_rng(4), [9, 9, 9])
     model = randomised(replace(TINY, feedback=1)).eval()
     model.posnet.head.bias.data[:4] += 1

@@ -8,9 +8,9 @@
     logit P(bond) = a x + b                     bonds: a, b    a pair of atoms
 
 Ten numbers, by maximum likelihood on simulated samples of validation molecules (Platt, Advances in Large Margin
-Classifiers (1999) 61; Guo et al., ICML 2017; M. Saerens et al., Neural Computation 14 (2002) 21, for t). All three come
-out of linear layers, and the mean over views of what is
-linear is linear, so the numbers go into the weights: a calibrated model is a model like any other.
+Classifiers (1999) 61; Guo et al., ICML 2017; M. Saerens et al., Neural Computation 14 (2002) 21, for t). All comes
+out of linear layers, and the mean over views of what is linear is linear, so the numbers go into the weights: a
+calibrated model is a model like any other.
 """
 
 import copy
@@ -25,10 +25,11 @@ from scipy.special import logit, logsumexp
 
 from .checkpoint import DEFAULT_MODEL, load_model
 from .data.molecules import load_molecules
-from .elements import CATEGORIES, CLASS_NAMES
+from .elements import CATEGORIES
 from .errors import ConfigError
 from .evaluation import EvaluationConfig, compared, evaluation_samples, predicted
 from .metrics import Comparison, matching
+from .metrics.confusion import N_CLASSES
 from .model import OnePass
 from .structures import Sample
 
@@ -36,9 +37,8 @@ FAINTEST = 0.02
 """Candidates from this confidence on are learned from."""
 LEAST = 1e-12
 """Probabilities are taken as at least this far from 0 and 1, so that their logits are finite."""
-N_CLASSES = len(CLASS_NAMES)
 SMALL = 1e-4
-"""Weight of the squares of `classes`: a class that no sample shows keeps its share, and their mean is 0."""
+"""Weight of the squares of `classes`: a class that no sample shows stays possible, and their mean is 0."""
 USUAL = EvaluationConfig(150, ("flat", "all"), ("nominal", "measured"), seed=1)
 """Of each kind so many molecules, of which every second is fitted to and the others are judged by."""
 

@@ -5,7 +5,7 @@ network that has seen only true positions breaks when it is used. Whether an ato
 alone: where positions are given all are true, those of atoms that nobody can see too. With `feedback`, BondNet is asked
 again, told what it said of the elements, so that they are decided together; it learns that from its own answers in half
 of the samples, and from true elements of some of the atoms in the other half. All of those are there, so that from them
-it does not learn whether an atom is: a network that did took for there whatever it was sure of the element of.
+it does not learn whether an atom is.
 """
 
 from dataclasses import dataclass, replace
