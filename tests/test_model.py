@@ -740,6 +740,16 @@ def test_a_model_with_a_rim_starts_from_one_without_it():
         replace(TINY, rim=3)
 
 
+def test_widths_within_blocks_are_one_a_level():
+    net = OnePass(replace(TINY, inner=(4, 5, 6))).posnet
+    assert [level[0].conv1.out_channels for level in (*net.encoder, *net.decoder)] == [4, 5, 6, 4, 5]
+    plain, same = (OnePass(replace(TINY, inner=inner)).state_dict() for inner in ((), TINY.channels))
+    assert {k: v.shape for k, v in plain.items()} == {k: v.shape for k, v in same.items()}
+    for wrong in ((4, 5), (4, 5, 0)):
+        with pytest.raises(ConfigError, match="a width, 1 or more, for each"):
+            replace(TINY, inner=wrong)
+
+
 def test_told_elements_change_neighbours_and_nobody_else():
     features, image = torch.randn(2, 6, 16, 16), torch.tensor([0, 0, 0, 1])
     positions = torch.tensor([[1.0, 1, 0], [2.4, 1, 0], [7.0, 7, 0], [1.0, 1, 0]])

@@ -47,6 +47,8 @@ class OnePassConfig:
     """Width at 0.5, 1, 2 A a pixel."""
     blocks: int = 3
     """Residual blocks a level, on the way down and up."""
+    inner: tuple[int, ...] = ()
+    """Width within the residual blocks of each level, if not `channels`."""
     width: int = 96
     """Width of the graph network."""
     rounds: int = 4
@@ -60,6 +62,8 @@ class OnePassConfig:
     def __post_init__(self) -> None:
         if self.rim < 0 or self.rim % 2:
             raise ConfigError("model.rim is an even number of pixels, 0 or more.")
+        if self.inner and (len(self.inner) != len(self.channels) or min(self.inner) < 1):
+            raise ConfigError("model.inner is a width, 1 or more, for each of model.channels.")
 
 
 SPARE_DEPTH = 0.2
@@ -90,7 +94,7 @@ class OnePass(nn.Module):
     def __init__(self, config: OnePassConfig) -> None:
         super().__init__()
         self.config = config
-        self.posnet = PosNet(config.slices, config.channels, config.blocks, config.rim)
+        self.posnet = PosNet(config.slices, config.channels, config.blocks, config.rim, config.inner)
         self.bondnet = BondNet(config.channels[0], config.width, config.rounds, config.feedback > 0)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

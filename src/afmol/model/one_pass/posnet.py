@@ -54,37 +54,41 @@ def _window_sums(x: Float[Tensor, "batch nx ny"], mx: int, my: int) -> Float[Ten
 
 
 class Block(nn.Module):
-    """Pre-activation residual block of two 3 x 3 convolutions."""
+    """Pre-activation residual block of two 3 x 3 convolutions, with `inner` channels between them (0: as many)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inner: int = 0) -> None:
         super().__init__()
+        inner = inner or channels
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, inner, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, channels, 3, padding=1, bias=False)
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Float[Tensor, "batch channels nx ny"]) -> Float[Tensor, "batch channels nx ny"]:
         return x + self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
 
 
-def _blocks(channels: int, n: int) -> nn.Sequential:
-    return nn.Sequential(*(Block(channels) for _ in range(n)))
+def _blocks(channels: int, inner: int, n: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(channels, inner) for _ in range(n)))
 
 
 class PosNet(nn.Module):
     """See the module's text."""
 
-    def __init__(self, slices: int, channels: tuple[int, ...], blocks: int, rim: int = 0) -> None:
+    def __init__(
+        self, slices: int, channels: tuple[int, ...], blocks: int, rim: int = 0, inner: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         assert rim % 2 == 0, "the features have half of the pixels"
         self.stride, self.rim = 2 ** len(channels), rim
         self.stem = nn.Conv2d(slices, channels[0], 6, stride=2, padding=2)
-        self.encoder = nn.ModuleList(_blocks(c, blocks) for c in channels)
+        levels = list(zip(channels, inner or channels, strict=True))
+        self.encoder = nn.ModuleList(_blocks(c, i, blocks) for c, i in levels)
         steps = list(pairwise(channels))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in steps)
-        self.decoder = nn.ModuleList(_blocks(a, blocks) for a, _ in steps)
+        self.decoder = nn.ModuleList(_blocks(c, i, blocks) for c, i in levels[:-1])
         self.norm = nn.BatchNorm2d(channels[0])
         self.head = nn.Conv2d(channels[0], 4 * 4, 3, padding=1)
         nn.init.zeros_(self.head.weight)
