@@ -27,7 +27,7 @@ from afmol.model import OnePass
 from afmol.model.one_pass.posnet import Block, PosNet
 from afmol.training import TrainConfig
 
-BATCHES, SEED = 5, 7000
+BATCHES, SEED = 10, 7000
 ROWS = 20000
 """Pixels of a batch that count."""
 RIDGE = 1e-6
@@ -109,7 +109,7 @@ def main(model: str, config: str, out: str, *inner: str) -> None:
     run = config_from_toml(TrainConfig, config)
     data = replace(run.data, seed=SEED, shard_size=run.batch_size)
     source = Simulated(load_molecules(run.molecules, "train"), data, run.batch_size)
-    batches = [source.batch(k).images for k in range(2 * BATCHES)]
+    batches = [source.batch(k).images for k in range(BATCHES)]
     save_model(thin(network, batches, tuple(map(int, inner))), out, name)
 
 
