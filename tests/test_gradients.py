@@ -94,7 +94,8 @@ def test_the_kernels_and_the_reference_agree(name):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_batch_under_different_tips_is_each_molecule_under_its_own(backend):
-    """Tips that differ in everything, in the number of charges and of heights too; and so do the gradients."""
+    """Tips that differ in everything, in the number of charges and of heights too; and so do the gradients, but for the
+    order of their sums, which a processor chooses by their shape (1.5e-12 on one with AMX)."""
     tips = [TIPS_TO_TEST[name] for name in ("bent", "xe", "co")]
     grids = [grid(m, tip=tip) for m, tip in zip(MOLECULES, tips, strict=True)]
     atoms = packed(MOLECULES)
@@ -108,10 +109,10 @@ def test_a_batch_under_different_tips_is_each_molecule_under_its_own(backend):
         near([out.detach()[0]], [together[0][k]], 1e-12)
         expected = torch.autograd.grad((weights[k] * out[0]).sum(), [*alone, *parameters])
         own = slice(first[k], first[k + 1])
-        near([t[own] for t in together[1:5]], expected[:4], 1e-12)
+        near([t[own] for t in together[1:5]], expected[:4], 1e-11)
         charges = len(tip.charges)
         found = [t[k, :charges] if name in CHARGES else t[k] for name, t in zip(FIELDS, together[5:], strict=True)]
-        near(found, expected[4:], 1e-12)
+        near(found, expected[4:], 1e-11)
 
 
 def test_a_tip_for_each_molecule():
