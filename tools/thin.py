@@ -32,8 +32,6 @@ ROWS = 20000
 """Pixels of a batch that count."""
 RIDGE = 1e-6
 """Of the mean square of the inputs: channels may be the same."""
-TAPS = 9
-"""Of a convolution of 3 x 3: what a channel gives to one pixel."""
 
 
 def by_level(net: PosNet) -> Iterator[tuple[int, str, Block]]:
@@ -47,9 +45,9 @@ def by_level(net: PosNet) -> Iterator[tuple[int, str, Block]]:
 
 @torch.no_grad()
 def gram(net: PosNet, block: Block, batches: list[Tensor]) -> Float[Tensor, "k k"]:
-    """Mean products of the inputs of a block's second convolution, over pixels: k = channels x TAPS."""
+    """Mean products of the inputs of a block's second convolution, over pixels: k = channels x 9."""
     seen: list[Tensor] = []
-    hook = block.conv2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float()))
+    hook = block.conv2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     total, count = torch.zeros(()), 0
     for k, images in enumerate(batches):
         seen.clear()
@@ -88,6 +86,7 @@ def eliminate(
 @torch.no_grad()
 def thin(model: OnePass, batches: list[Tensor], inner: tuple[int, ...]) -> OnePass:
     """The model with `inner` channels within the blocks of each level; `model` itself has zeros for those that left."""
+    smaller = OnePass(replace(model.config, inner=inner)).eval()
     state = model.state_dict()
     for level, name, block in by_level(model.posnet):
         weights = block.conv2.weight
@@ -99,7 +98,6 @@ def thin(model: OnePass, batches: list[Tensor], inner: tuple[int, ...]) -> OnePa
         state[f"posnet.{name}.conv2.weight"] = block.conv2.weight[:, left]
         for part in ("weight", "bias", "running_mean", "running_var"):
             state[f"posnet.{name}.norm2.{part}"] = getattr(block.norm2, part)[left]
-    smaller = OnePass(replace(model.config, inner=inner)).eval()
     smaller.load_state_dict(state)
     return smaller
 
