@@ -56,8 +56,9 @@ class Outcomes(NamedTuple):
     """What a network said and what came true."""
 
     atoms: Float[np.ndarray, " n"]
-    """Logits of candidates that are right or wrong."""
+    """Logits of candidates."""
     there: Bool[np.ndarray, " n"]
+    """Whether there is an atom, of those that are asked for or a deeper one."""
     elements: Float[np.ndarray, "k e"]
     """Logarithms of the elements' probabilities of atoms that were found."""
     classes: Int[np.ndarray, " k"]
@@ -103,7 +104,6 @@ def outcomes(network: OnePass, samples: list[Sample]) -> Outcomes:
     rows: list[Outcomes] = []
     for molecule, truth in predicted(network, samples, FAINTEST):
         pairs = matching(molecule, truth, truth.within(network.config.depth))
-        judged = np.concatenate([pairs.found, pairs.extra])
         partner = np.full(len(molecule), -1)
         partner[pairs.found] = pairs.partner
         ends = partner[molecule.bonds]
@@ -115,8 +115,8 @@ def outcomes(network: OnePass, samples: list[Sample]) -> Outcomes:
         assert bonds is not None
         rows.append(
             Outcomes(
-                _logit(confidence[judged]),
-                np.arange(len(judged)) < len(pairs.found),
+                _logit(confidence),
+                pairs.there,
                 np.log(np.maximum(elements[pairs.found], LEAST)),
                 truth.classes[pairs.partner],
                 _logit(bonds[both]),

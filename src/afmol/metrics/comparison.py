@@ -61,7 +61,8 @@ class Comparison:
     z_errors: Float[np.ndarray, " 2"] = field(default_factory=zeros(2, dtype=float))
     """Sums over matched atoms of |dz| (A) and of its square (A^2)."""
     calibration: Float[np.ndarray, "3 10 3"] = field(default_factory=zeros(3, N_CALIBRATION_BINS, 3, dtype=float))
-    """`calibration_tally` of atoms' confidence, of the probability of the class given, of listed bonds' probability."""
+    """`calibration_tally` of atoms' confidence (ignored ones are there), of the probability of the class given, of
+    listed bonds' probability."""
     paper_classes: Int[np.ndarray, "25 5 5"] = field(default_factory=zeros(N_SIZE_BINS, 5, 5))
     paper_bonds: Int[np.ndarray, "25 2 2"] = field(default_factory=zeros(N_SIZE_BINS, 2, 2))
     paper_rule_bonds: Int[np.ndarray, "25 2 2"] = field(default_factory=zeros(N_SIZE_BINS, 2, 2))
@@ -93,8 +94,14 @@ class Matching(NamedTuple):
     """The reference atom of each."""
     extra: Int[np.ndarray, " e"]
     """Predicted atoms that stand for none."""
-    ignored: int
-    """How many stand for one that is not asked for."""
+    ignored: Int[np.ndarray, " i"]
+    """Predicted atoms that stand for one that is not asked for."""
+
+    @property
+    def there(self) -> Bool[np.ndarray, " n"]:
+        """Of each predicted atom, whether there is one: what its confidence says, whether it is asked for or not."""
+        atoms = np.arange(len(self.found) + len(self.extra) + len(self.ignored))
+        return np.isin(atoms, self.extra, invert=True)
 
 
 def matching(
@@ -105,7 +112,7 @@ def matching(
     found, place = _match(prediction.positions, reference.positions[asked], tolerance)
     spare = np.setdiff1d(np.arange(len(prediction)), found)
     ignored, _ = _match(prediction.positions[spare], reference.positions[~visible], tolerance)
-    return Matching(found, asked[place], np.delete(spare, ignored), len(ignored))
+    return Matching(found, asked[place], np.delete(spare, ignored), spare[ignored])
 
 
 def compare(
@@ -130,7 +137,8 @@ def compare(
             raise MoleculeError("Probabilities of a prediction must lie between 0 and 1.")
 
     asked = np.flatnonzero(visible)
-    found, partner, extra, ignored = matching(prediction, reference, visible, tolerance)
+    pairs = matching(prediction, reference, visible, tolerance)
+    found, partner, extra = pairs.found, pairs.partner, pairs.extra
     missed = np.setdiff1d(asked, partner)
     true, given = reference.classes, prediction.classes
     classes = class_confusion(
@@ -151,7 +159,7 @@ def compare(
     return Comparison(
         molecules=1,
         exact=int(exact),
-        ignored=ignored,
+        ignored=len(pairs.ignored),
         classes=classes,
         elements=class_confusion(
             element_index(reference.numbers[partner]), element_index(prediction.numbers[found]), len(ELEMENTS)
@@ -162,7 +170,7 @@ def compare(
         rule_bonds=_bond_confusion(bonded, partner, ruled, found),
         xy_errors=np.array([xy.sum(), (xy**2).sum()]),
         z_errors=np.array([z.sum(), (z**2).sum()]),
-        calibration=_calibration(prediction, true, bonded, found, partner, extra),
+        calibration=_calibration(prediction, true, bonded, pairs),
         **_paper_counts(prediction, reference, asked, bonded, drawn, ruled),
     )
 
@@ -204,15 +212,13 @@ def _calibration(
     prediction: Molecule,
     true: Int[np.ndarray, " n_ref"],
     bonded: Bool[np.ndarray, "n_ref n_ref"],
-    found: Int[np.ndarray, " k"],
-    partner: Int[np.ndarray, " k"],
-    extra: Int[np.ndarray, " e"],
+    pairs: Matching,
 ) -> Float[np.ndarray, "3 10 3"]:
-    """Atoms: is one there (ignored ones left out). Classes: of matched atoms. Bonds: listed, between matched atoms."""
+    """Atoms: is one there, asked for or not. Classes: of matched atoms. Bonds: listed, between matched atoms."""
+    found, partner = pairs.found, pairs.partner
     out = np.zeros((3, N_CALIBRATION_BINS, 3))
     if prediction.confidence is not None:
-        judged = np.concatenate([found, extra])
-        out[0] = calibration_tally(prediction.confidence[judged], np.arange(len(judged)) < len(found))
+        out[0] = calibration_tally(prediction.confidence, pairs.there)
     given = prediction.classes[found]
     if prediction.class_probabilities is not None:
         out[1] = calibration_tally(prediction.class_probabilities[found, given], given == true[partner])
