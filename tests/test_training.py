@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from afmol import training
 from afmol.checkpoint import load_model, read_tensors, write_tensors
 from afmol.data.molecules import load_molecules, pack_molecules
 from afmol.data.samples import DataConfig, collate, make_sample
@@ -23,7 +22,7 @@ from afmol.model import MODELS, AsdConfig, OnePass, OnePassConfig
 from afmol.optimizer import parameter_groups
 from afmol.precision import fast_precision
 from afmol.structures import Molecule
-from afmol.training import FitConfig, TrainConfig, fit, learning_rate, train, validation
+from afmol.training import FitConfig, TrainConfig, fit, learning_rate, loop, train, validation
 from strategies import one_sentence
 
 TINY = OnePassConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)
@@ -107,14 +106,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     if stored:
         list(make(SetConfig(molecules, 24, data=DATA), tmp_path / "set", workers=0))
         config = dataclasses.replace(config, molecules="", stored=str(tmp_path / "set"))
-    save = training.save_training
+    save = loop.save_training
 
     def save_and_stop(*args):
         save(*args)
         raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_training", save_and_stop)
+        patch.setattr(loop, "save_training", save_and_stop)
         with pytest.raises(StoppedError):
             train(config)
     assert read_tensors(tmp_path / "checkpoint.safetensors")[1]["step"] == "3"
@@ -189,7 +188,7 @@ def test_a_checkpoint_of_before_settings_were_stored_goes_on(whole_run, molecule
 )
 def test_a_run_that_is_told_to_stop_saves_what_it_has(whole_run, molecules, tmp_path, monkeypatch, number, when):
     config = tiny(molecules, tmp_path, checkpoint_every=100, validation=molecules, validation_samples=8)
-    forward, add = OnePass.forward, training._Means.add
+    forward, add = OnePass.forward, loop._Means.add
 
     def signalled(function):
         def call(self, *args):
@@ -207,7 +206,7 @@ def test_a_run_that_is_told_to_stop_saves_what_it_has(whole_run, molecules, tmp_
         if when == "in a step":
             patch.setattr(OnePass, "forward", signalled(forward))
         else:
-            patch.setattr(training._Means, "add", signalled(add))
+            patch.setattr(loop._Means, "add", signalled(add))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
