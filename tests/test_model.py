@@ -34,6 +34,7 @@ from afmol.model.one_pass.posnet import BUSY, CLIP, standardise
 
 TINY = OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
 FEEDBACK = replace(TINY, feedback=1)
+SHIFTS = replace(FEEDBACK, shifts=True)
 PIXEL = TINY.pixel
 seeds = st.integers(0, 2**32 - 1)
 
@@ -56,14 +57,15 @@ def randomised(config: OnePassConfig = TINY, seed: int = 0) -> Any:
                 b.copy_(0.5 + torch.rand(b.shape, generator=g))
         model.posnet.head.weight[4:] *= 0.2
         model.posnet.head.bias[4:] *= 0.2
-        model.bondnet.depth.weight *= 0.1
-        model.bondnet.depth.bias *= 0.1
+        for line in (model.bondnet.depth, model.bondnet.shift):
+            for p in () if line is None else line.parameters():
+                p *= 0.1
     return model.eval()
 
 
-def finding(images: Tensor, seed: int = 0, share: float = 0.1) -> Any:
+def finding(images: Tensor, seed: int = 0, share: float = 0.1, config: OnePassConfig = TINY) -> Any:
     """A random model that finds candidates in these images, and believes about half of them."""
-    model = randomised(seed=seed)
+    model = randomised(config, seed)
     with torch.no_grad():
         features, maps = model.posnet(images)
         model.posnet.head.bias[:4] -= maps[:, 0].flatten().quantile(1 - share)
@@ -338,7 +340,10 @@ def test_a_shift_of_two_angstrom_shifts_the_molecule_and_nothing_else(seed):
 
 def bondnet(channels: int = 6) -> BondNet:
     torch.manual_seed(5)
-    return BondNet(channels, 16, 2).eval()
+    net = BondNet(channels, 16, 2, shifts=True).eval()
+    assert net.shift is not None
+    torch.nn.init.normal_(net.shift.weight, std=0.1)
+    return net
 
 
 def atoms(n: int, images: int = 2, seed: int = 0, side: float = 6.0) -> tuple[Tensor, Tensor]:
@@ -360,6 +365,7 @@ def assert_same_graph(a, b, order: Tensor) -> None:
     n = len(order)
     assert torch.allclose(b.exists, a.exists[order], atol=1e-4)
     assert torch.allclose(b.elements, a.elements[order], atol=1e-4)
+    assert torch.allclose(b.z, a.z[order], atol=1e-4)
     left, right = as_matrix(b, n), as_matrix(a, n)[order][:, order]
     assert left.isfinite().sum() > n, "too few bonds for a test"
     assert torch.allclose(left, right, atol=1e-4, equal_nan=True)
@@ -374,6 +380,7 @@ def test_the_order_of_atoms_does_not_matter(seed, random):
     order = torch.tensor(random.sample(range(24), 24))
     before, after = net(features, positions, image, 0.5), net(features, positions[order], image[order], 0.5)
     assert_same_graph(before, after, order)
+    assert torch.allclose(after.xy, before.xy[order], atol=1e-4)
 
 
 @pytest.mark.parametrize("move", ["quarter turn", "any turn", "mirror", "shift"])
@@ -388,8 +395,26 @@ def test_moving_atoms_over_constant_features_changes_nothing(move):
         "mirror": ([[-1, 0, 0], [0, 1, 0], [0, 0, 1]], [0, 0, 0]),
         "shift": (np.eye(3), [3.0, -1.7, 0]),
     }[move]
-    moved = (positions - about) @ torch.tensor(matrix, dtype=torch.float32).T + about + torch.tensor(vector)
-    assert_same_graph(net(features, positions, image, 0.5), net(features, moved, image, 0.5), torch.arange(14))
+
+    def moved(points: Tensor) -> Tensor:
+        return (points - about) @ torch.tensor(matrix, dtype=torch.float32).T + about + torch.tensor(vector)
+
+    before, after = (net(features, points, image, 0.5) for points in (positions, moved(positions)))
+    assert_same_graph(before, after, torch.arange(14))
+    places = torch.cat([before.xy, before.z[:, None]], dim=1)
+    assert (places - positions).norm(dim=1).mean() > 0.05
+    assert torch.allclose(after.xy, moved(places)[:, :2], atol=1e-4)  # corrections move with the atoms
+
+
+def test_places_are_corrected_along_the_lines_to_neighbours():
+    """Atoms 0 and 1 on a line, 2 too far from both to say or hear anything."""
+    net, features = bondnet(), noise(1, 6, 30, 30)
+    positions = torch.tensor([[1.0, 1.0, 0.0], [1.8, 1.6, -0.3], [12.0, 12.0, 0.0]])
+    line = torch.tensor([0.8, 0.6])
+    shift = net(features, positions, torch.zeros(3, dtype=torch.int64), 0.5).xy - positions[:, :2]
+    assert shift[:2].norm(dim=1).min() > 1e-3
+    assert torch.allclose(shift[:2], (shift[:2] @ line)[:, None] * line, atol=1e-6)
+    assert not shift[2].any()
 
 
 def test_distances_and_heights_do_matter():
@@ -508,9 +533,10 @@ def test_a_prediction_by_hand():
     elements[2, [symbols.index(s) for s in ("O", "C", "Si")]] = torch.tensor([0.45, 0.3, 0.25])
     pairs = torch.tensor([[1, 2], [2, 3], [2, 4], [4, 5], [1, 4]])
     confidence, bonds = torch.linspace(0.4, 0.9, 6), torch.tensor([0.9, 0.8, 0.7, 0.1, 0.001])
-    graph = Graph(confidence.logit(), elements.log(), positions[:, 2] + 0.02, pairs, bonds.logit())
-    positions[:, 2] = 7.0  # the depth that counts is the graph's
-    got: Any = _molecule(positions, graph, torch.ones(6, dtype=torch.bool), 0.5 - 1e-6, 0.8)
+    graph = Graph(
+        confidence.logit(), elements.log(), positions[:, :2] + 0.0, positions[:, 2] + 0.02, pairs, bonds.logit()
+    )
+    got: Any = _molecule(graph, torch.ones(6, dtype=torch.bool), 0.5 - 1e-6, 0.8)
     np.testing.assert_allclose(got.positions, [[2, 1, 0], [3, 1, -0.18], [5, 1, 0], [6, 1, -0.08]], atol=1e-6)
     np.testing.assert_array_equal(got.numbers, [1, 6, 1, 1])
     np.testing.assert_allclose(got.class_probabilities[1], [0, 0.55, 0, 0.45, 0], atol=1e-6)
@@ -523,8 +549,10 @@ def test_a_prediction_by_hand():
 def test_atoms_all_below_the_asked_plane_are_raised_to_it():
     positions = torch.tensor([[1, 1, -0.4], [3, 1, -0.9]])
     no_pairs = torch.zeros(0, 2, dtype=torch.int64)
-    graph = Graph(torch.ones(2), torch.zeros(2, len(ELEMENTS)), positions[:, 2], no_pairs, torch.zeros(0))
-    got = _molecule(positions, graph, torch.ones(2, dtype=torch.bool), 0.5, 0.8)
+    graph = Graph(
+        torch.ones(2), torch.zeros(2, len(ELEMENTS)), positions[:, :2], positions[:, 2], no_pairs, torch.zeros(0)
+    )
+    got = _molecule(graph, torch.ones(2, dtype=torch.bool), 0.5, 0.8)
     np.testing.assert_allclose(got.positions[:, 2], [0, -0.5], atol=1e-6)
 
 
@@ -533,16 +561,19 @@ def test_a_faint_candidate_is_not_the_topmost_atom():
     positions = torch.tensor([[1, 1, 0.0], [3, 1, -0.4], [5, 1, -0.9]])
     no_pairs, mine = torch.zeros(0, 2, dtype=torch.int64), torch.ones(3, dtype=torch.bool)
     confidence = torch.tensor([0.3, 0.9, 0.9]).logit()
-    graph = Graph(confidence, torch.zeros(3, len(ELEMENTS)), positions[:, 2], no_pairs, torch.zeros(0))
-    np.testing.assert_allclose(_molecule(positions, graph, mine, 0.1, 0.8).positions[:, 2], [0, 0, -0.5], atol=1e-6)
-    np.testing.assert_allclose(_molecule(positions, graph, mine, 0.5, 0.8).positions[:, 2], [0, -0.5], atol=1e-6)
+    graph = Graph(
+        confidence, torch.zeros(3, len(ELEMENTS)), positions[:, :2], positions[:, 2], no_pairs, torch.zeros(0)
+    )
+    np.testing.assert_allclose(_molecule(graph, mine, 0.1, 0.8).positions[:, 2], [0, 0, -0.5], atol=1e-6)
+    np.testing.assert_allclose(_molecule(graph, mine, 0.5, 0.8).positions[:, 2], [0, -0.5], atol=1e-6)
 
 
+@pytest.mark.parametrize("config", [TINY, SHIFTS], ids=["", "shifts"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_turning_and_mirroring_the_image_turns_and_mirrors_the_molecule(view):
+def test_turning_and_mirroring_the_image_turns_and_mirrors_the_molecule(view, config):
     """Sides that are multiples of the stride: elsewhere the rim differs, since the image is filled up on one side."""
     images = noise(1, TINY.slices, 48, 32, seed=4)
-    model = finding(images, 4)
+    model = finding(images, 4, config=config)
     (plain,), (turned,) = model.predict(images), model.predict(turn(images, view))
     assert len(plain) > 2
     size = torch.tensor([48, 32]) * PIXEL
@@ -669,7 +700,7 @@ BATCHES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("config", [TINY, FEEDBACK], ids=["once", "asked again"])
+@pytest.mark.parametrize("config", [TINY, FEEDBACK, SHIFTS], ids=["once", "asked again", "shifts"])
 @pytest.mark.parametrize(("candidates", "step"), [("none", 0), ("many", 0), ("many", 1)])
 @pytest.mark.parametrize("kind", BATCHES)
 def test_losses_and_gradients_are_finite(kind, candidates, step, config):
@@ -677,7 +708,7 @@ def test_losses_and_gradients_are_finite(kind, candidates, step, config):
     model = randomised(config).train()
     model.posnet.head.bias.data[:4] += -50 if candidates == "none" else 1
     losses = model(batch, torch.Generator().manual_seed(step))
-    graph = {"exists", "elements", "depth", "bonds"}
+    graph = {"exists", "elements", "depth", "bonds"} | ({"xy"} if config.shifts else set())
     again = {f"{name}_again" for name in graph if config.feedback}
     assert set(losses) == {"heat", "offset", "z"} | graph | again
     assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
@@ -766,13 +797,15 @@ def test_told_elements_change_neighbours_and_nobody_else():
     assert (change > 1e-3).tolist() == [True, True, False, False]
 
 
-def test_a_model_starts_from_one_without_feedback():
+@pytest.mark.parametrize("config", [FEEDBACK, SHIFTS], ids=["feedback", "and shifts"])
+def test_a_model_starts_from_one_without(config):
     images = noise(1, TINY.slices, 40, 32)
     old = finding(images)
-    new = OnePass(FEEDBACK).eval()
+    new = OnePass(config).eval()
     new.take(old)
     (a,), (b,) = old.predict(images), new.predict(images)
     np.testing.assert_array_equal(a.element_probabilities, b.element_probabilities)
+    np.testing.assert_array_equal(a.positions, b.positions)
     with pytest.raises(ConfigError, match=r"only model.feedback, model.deepest"):
         OnePass(replace(TINY, width=24)).take(old)
 
@@ -797,8 +830,8 @@ def test_bonds_are_learned_from_the_labelled_pairs():
     logits = torch.tensor([8.0, -8.0, -8.0, -8.0])
 
     def graph(bonds: Tensor):
-        z = torch.zeros(4)
-        return Graph(torch.tensor([8.0, 8.0, -8.0, 8.0]), torch.zeros(4, len(ELEMENTS)), z, pairs, bonds)
+        exists, elements = torch.tensor([8.0, 8.0, -8.0, 8.0]), torch.zeros(4, len(ELEMENTS))
+        return Graph(exists, elements, torch.zeros(4, 2), torch.zeros(4), pairs, bonds)
 
     model = OnePass(TINY)
     right = model._graph_losses(batch, graph(logits), truth, own)
@@ -809,6 +842,20 @@ def test_bonds_are_learned_from_the_labelled_pairs():
     assert float(right["depth"]) == pytest.approx(-float(batch.positions[:, 2].mean()))
 
 
+def test_places_are_learned_from_own_peaks():
+    """Two nodes 0.5 and 0.1 A off, one that is given and one that stands for no atom."""
+    batch = labelled(np.random.default_rng(5), [3])
+    truth, own = torch.tensor([0, 1, 2, -1]), torch.tensor([True, True, False, True])
+    off = torch.tensor([[0.3, -0.4], [0.0, 0.1], [9.0, 9.0], [9.0, 9.0]])
+    xy = (batch.positions[truth.clamp_min(0), :2] + off).requires_grad_()
+    z, no_pairs = torch.zeros(4), torch.zeros(0, 2, dtype=torch.int64)
+    graph = Graph(torch.zeros(4), torch.zeros(4, len(ELEMENTS)), xy, z, no_pairs, torch.zeros(0))
+    loss = OnePass(SHIFTS)._graph_losses(batch, graph, truth, own)["xy"]
+    assert float(loss.detach()) == pytest.approx((0.5 + 0.1) / 2, rel=1e-5)
+    (way,) = torch.autograd.grad(loss, xy)
+    assert torch.allclose(way, torch.tensor([[0.3, -0.4], [0, 0.5], [0, 0], [0, 0]]), atol=1e-4)
+
+
 def test_candidates_for_deep_atoms_are_to_be_dropped():
     """Four nodes: no atom, and atoms at -0.3, -1.1 and -1.7; asked for down to 0.8 + 0.2 A."""
     batch = labelled(np.random.default_rng(7), [3])
@@ -817,7 +864,7 @@ def test_candidates_for_deep_atoms_are_to_be_dropped():
     z, no_pairs = torch.tensor([0.0, -0.3, -1.1, -1.7]), torch.zeros(0, 2, dtype=torch.int64)
 
     def losses(exists: Tensor, config: OnePassConfig = TINY) -> dict[str, Tensor]:
-        graph = Graph(exists, torch.zeros(4, len(ELEMENTS)), z, no_pairs, torch.zeros(0))
+        graph = Graph(exists, torch.zeros(4, len(ELEMENTS)), torch.zeros(4, 2), z, no_pairs, torch.zeros(0))
         return OnePass(config)._graph_losses(batch, graph, truth, torch.ones(4, dtype=torch.bool))
 
     assert float(losses(wish)["exists"]) < 0.01

@@ -1,4 +1,4 @@
-"""From candidate atoms to a graph: messages between neighbours, then existence, element, depth and bonds.
+"""From candidate atoms to a graph: messages between neighbours, then existence, element, position and bonds.
 
     equation                                  variable   shape
     h_i = W (f(x_i), z_i) + V t_i             h          n width     image features at the atom, its depth as first read
@@ -6,16 +6,19 @@
     e_ij = MLP(h_i, h_j, r_ij, f(midpoint))   e          pair width  a neighbour pair, both directions
     e_ij += MLP(e_ij, h_i, h_j)                                      a round
     h_i  += MLP(h_i, sum_j e_ij)                                     a round
+    xy_i += sum_j a(e_ij) u_ij                xy         n 2         u_ij: unit vector from i to j in the plane
 
 In the plane only relative vectors enter, as distances, so that shifting, turning or mirroring the atoms changes nothing
 but what the image says. What is told of elements is what a person knows, or what the network said when it was asked
 before, so that atoms which the image leaves open follow from their neighbours. The depth is relative to the topmost
-atom: read at a pixel it is 0.1 A off and more, and the neighbours help to correct it.
+atom: read at a pixel it is 0.1 A off and more, and the neighbours help to correct it. In the plane they do so along the
+lines to them (as in Satorras et al., E(n) equivariant graph neural networks, ICML 2021, equation 4).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -35,8 +38,10 @@ class Graph:
 
     exists: Float[Tensor, " n"]
     elements: Float[Tensor, "n e"]
+    xy: Float[Tensor, "n 2"]
+    """Place in the image plane, A: the candidate's own and a correction."""
     z: Float[Tensor, " n"]
-    """Depth, A: the candidate's own and a correction."""
+    """Depth, A: likewise."""
     pairs: Int[Tensor, "m 2"]
     """Neighbours i < j."""
     bonds: Float[Tensor, " m"]
@@ -68,7 +73,7 @@ def _mlp(inputs: int, width: int) -> nn.Sequential:
 class BondNet(nn.Module):
     """See the module's text."""
 
-    def __init__(self, channels: int, width: int, rounds: int, told: bool = False) -> None:
+    def __init__(self, channels: int, width: int, rounds: int, told: bool = False, shifts: bool = False) -> None:
         super().__init__()
         self.node = nn.Linear(channels + 1, width)
         self.middle = nn.Linear(channels, width)
@@ -83,6 +88,10 @@ class BondNet(nn.Module):
         self.told = nn.Linear(len(ELEMENTS), width, bias=False) if told else None
         if self.told is not None:
             nn.init.zeros_(self.told.weight)  # a network that starts from one without it says what that said
+        self.shift = nn.Linear(width, 1) if shifts else None
+        if self.shift is not None:
+            nn.init.zeros_(self.shift.weight)
+            nn.init.zeros_(self.shift.bias)
 
     def forward(
         self,
@@ -115,7 +124,10 @@ class BondNet(nn.Module):
             h = h + node(torch.cat([h, torch.zeros_like(h).index_add(0, i, e)], dim=1))  # -> n width
         logits = self.bonds(e)[:, 0]
         logits = (logits[: len(half)] + logits[len(half) :]) / 2  # -> p
-        return Graph(self.exists(h)[:, 0], self.elements(h), positions[:, 2] + self.depth(h)[:, 0], half, logits)
+        xy, z = positions[:, :2], positions[:, 2] + self.depth(h)[:, 0]
+        if self.shift is not None:
+            xy = xy.index_add(0, i, self.shift(e) * F.normalize(r[:, :2]))
+        return Graph(self.exists(h)[:, 0], self.elements(h), xy, z, half, logits)
 
 
 def neighbours(positions: Float[Tensor, "n 3"], image: Int[Tensor, " n"]) -> Int[Tensor, "p 2"]:
@@ -127,7 +139,7 @@ def bondable(graph: Graph, positions: Float[Tensor, "n 3"]) -> Graph:
     """The graph with the pairs that are close enough for a bond."""
     i, j = graph.pairs.unbind(1)
     short = (positions[i, :2] - positions[j, :2]).norm(dim=1) < LONGEST_BOND
-    return Graph(graph.exists, graph.elements, graph.z, graph.pairs[short], graph.bonds[short])
+    return replace(graph, pairs=graph.pairs[short], bonds=graph.bonds[short])
 
 
 def _radial(distance: Float[Tensor, " n"]) -> Float[Tensor, "n k"]:

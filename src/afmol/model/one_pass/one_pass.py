@@ -55,6 +55,8 @@ class OnePassConfig:
     """Rounds of messages."""
     feedback: int = 0
     """How often the graph network is asked again, told what it said of the elements."""
+    shifts: bool = False
+    """Whether the graph network corrects where atoms are in the plane, as it does in depth."""
     rim: int = 0
     """Pixels, an even number, by which the image goes on beyond its edges as it ends there, for the network alone: it
     reads atoms near an edge better so (LOG.md, 2026-11-29)."""
@@ -95,7 +97,7 @@ class OnePass(nn.Module):
         super().__init__()
         self.config = config
         self.posnet = PosNet(config.slices, config.channels, config.blocks, config.rim, config.inner)
-        self.bondnet = BondNet(config.channels[0], config.width, config.rounds, config.feedback > 0)
+        self.bondnet = BondNet(config.channels[0], config.width, config.rounds, config.feedback > 0, config.shifts)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a training batch, each a scalar; their sum is minimised."""
@@ -116,16 +118,16 @@ class OnePass(nn.Module):
             return losses
 
     def take(self, other: "OnePass") -> None:
-        """Start from the weights of a model that differs in `feedback`, `deepest` and `rim` alone.
+        """Start from the weights of a model that differs in `feedback`, `deepest`, `shifts` and `rim` alone.
 
         Raises:
             ConfigError: another model.
         """
-        may = {name: getattr(self.config, name) for name in ("feedback", "deepest", "rim")}
+        may = {name: getattr(self.config, name) for name in ("feedback", "deepest", "shifts", "rim")}
         if replace(other.config, **may) != self.config:
             raise ConfigError(
                 "The weights to start from are of a model of another configuration: only model.feedback, "
-                "model.deepest and model.rim may differ."
+                "model.deepest, model.shifts and model.rim may differ."
             )
         self.load_state_dict(other.state_dict(), strict=False)
 
@@ -224,7 +226,12 @@ class OnePass(nn.Module):
         bonds = F.binary_cross_entropy_with_logits(graph.bonds, bonded.float(), reduction="sum")
         n_atoms = real.sum().clamp_min(1)
         elements = self._element_loss(batch, graph, truth)
-        return {"exists": exists / n_atoms, "elements": elements, "depth": depth / n_atoms, "bonds": bonds / n_atoms}
+        losses = {"exists": exists / n_atoms, "elements": elements, "depth": depth / n_atoms, "bonds": bonds / n_atoms}
+        if self.config.shifts:
+            found = real & own  # given positions are off at random, as peaks are not
+            error = graph.xy[found] - batch.positions[truth[found], :2]
+            losses["xy"] = error.norm(dim=1).sum() / found.sum().clamp_min(1)
+        return losses
 
     def _element_loss(self, batch: Batch, graph: Graph, truth: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """Mean cross entropy over the nodes that stand for an atom."""
@@ -263,25 +270,22 @@ class OnePass(nn.Module):
                 joined = (pairs + n * k[:, None, None]).flatten(0, 1)
                 known = None if told is None else told.repeat(len(group), 1)
                 many.append(self.bondnet(features, points, where, 2 * self.config.pixel, joined, known))
-            exists, elements, z, bonds = (
-                torch.cat(
-                    [getattr(g, name).unflatten(0, (len(v), count)) for v, g in zip(groups, many, strict=True)]
-                ).mean(0)
-                for name, count in (("exists", n), ("elements", n), ("z", n), ("bonds", len(pairs)))
+            exists, elements, xy, z, bonds = (
+                torch.cat([getattr(g, name).unflatten(0, (len(v), count)) for v, g in zip(groups, many, strict=True)])
+                for name, count in (("exists", n), ("elements", n), ("xy", n), ("z", n), ("bonds", len(pairs)))
             )
-            return Graph(exists, elements, z, pairs, bonds)
+            xy = torch.stack([points_back(seen, size, view) for seen, view in zip(xy, VIEWS, strict=True)])
+            return Graph(exists.mean(0), elements.mean(0), xy.mean(0), z.mean(0), pairs, bonds.mean(0))
 
         graph = asked(None)
         for _ in range(self.config.feedback):
             graph = asked(graph.elements.softmax(1))
         graph = bondable(graph, positions)
         depth = self.config.depth if depth is None else depth
-        return [_molecule(positions, graph, image == b, threshold, depth) for b in range(len(images))]
+        return [_molecule(graph, image == b, threshold, depth) for b in range(len(images))]
 
 
-def _molecule(
-    positions: Float[Tensor, "n 3"], graph: Graph, mine: Bool[Tensor, " n"], threshold: float, depth: float
-) -> Molecule:
+def _molecule(graph: Graph, mine: Bool[Tensor, " n"], threshold: float, depth: float) -> Molecule:
     """The candidates `mine` that are confident enough, and not too deep, as a Molecule with z = 0 at the topmost one.
 
     A predicted z above 0 is noise: it is set to 0, and all are raised only if none is there. (To put the highest at 0
@@ -302,7 +306,7 @@ def _molecule(
     classes = np.stack([elements[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1)
     best = CATEGORIES[None] == classes.argmax(1)[:, None]
     return Molecule(
-        torch.cat([positions[keep, :2], z[keep, None]], 1).double().numpy(force=True),
+        torch.cat([graph.xy[keep], z[keep, None]], 1).double().numpy(force=True),
         NUMBERS[np.where(best, elements, -1).argmax(1)],
         pairs.numpy(force=True),
         None,
@@ -333,6 +337,15 @@ def turn_points(points: Float[Tensor, "n 3"], size: Float[Tensor, " 2"], view: V
     x, y, z = points.unbind(1)
     (x, y), (lx, ly) = ((y, x), size.flip(0)) if swap else ((x, y), size)
     return torch.stack([lx - x if reverse_x else x, ly - y if reverse_y else y, z], dim=1)
+
+
+def points_back(points: Float[Tensor, "n 2"], size: Float[Tensor, " 2"], view: View) -> Float[Tensor, "n 2"]:
+    """Where points in the plane of a view of an image of a size (A) lie in the image."""
+    swap, reverse_x, reverse_y = view
+    lx, ly = size.flip(0) if swap else size
+    x, y = points.unbind(1)
+    x, y = lx - x if reverse_x else x, ly - y if reverse_y else y
+    return torch.stack([y, x] if swap else [x, y], dim=1)
 
 
 def turn_back(maps: Float[Tensor, "batch 4 mx my"], view: View) -> Float[Tensor, "batch 4 nx ny"]:
