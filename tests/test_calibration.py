@@ -12,7 +12,6 @@ from afmol.data.molecules import load_molecules
 from afmol.elements import CATEGORIES, ELEMENTS
 from afmol.errors import ConfigError
 from afmol.evaluation import EvaluationConfig, evaluation_samples
-from afmol.structures import Molecule
 from strategies import few_molecules
 
 
@@ -49,25 +48,6 @@ def test_nothing_found_is_nothing_to_fit_to():
     nothing = Outcomes(*(np.zeros(0) for _ in range(2)), np.zeros((0, 11)), *(np.zeros(0) for _ in range(3)))
     with pytest.raises(ConfigError, match="finds nothing"):
         fit(nothing)
-
-
-def test_a_deeper_atom_than_is_asked_for_is_there(monkeypatch):
-    """Or the network would be taught that of what it sees down there little exists."""
-    truth = Molecule(np.array([[0.0, 0, 0], [1.4, 0, -0.9]]), np.array([6, 6]), np.zeros((0, 2), int))
-    found = Molecule(
-        np.array([[0.1, 0, 0], [1.4, 0.1, -0.8], [9, 9, 0]]),
-        np.array([6, 6, 6]),
-        np.zeros((0, 2), int),
-        confidence=np.array([0.9, 0.8, 0.3]),
-        class_probabilities=np.eye(5)[[1, 1, 1]],
-        bond_probabilities=np.zeros(0),
-        element_probabilities=np.eye(11)[[1, 1, 1]],
-    )
-    monkeypatch.setattr("afmol.calibration.predicted", lambda *_: [(found, truth)])
-    seen = outcomes(load_model("base")[0], [])
-    assert seen.there.tolist() == [True, True, False]
-    assert expit(seen.atoms) == pytest.approx(found.confidence)
-    assert seen.classes.tolist() == [1]  # of what is asked for
 
 
 @pytest.fixture(scope="module")

@@ -94,14 +94,8 @@ class Matching(NamedTuple):
     """The reference atom of each."""
     extra: Int[np.ndarray, " e"]
     """Predicted atoms that stand for none."""
-    ignored: Int[np.ndarray, " i"]
-    """Predicted atoms that stand for one that is not asked for."""
-
-    @property
-    def there(self) -> Bool[np.ndarray, " n"]:
-        """Of each predicted atom, whether there is one: what its confidence says, whether it is asked for or not."""
-        atoms = np.arange(len(self.found) + len(self.extra) + len(self.ignored))
-        return np.isin(atoms, self.extra, invert=True)
+    ignored: int
+    """How many stand for one that is not asked for."""
 
 
 def matching(
@@ -112,7 +106,7 @@ def matching(
     found, place = _match(prediction.positions, reference.positions[asked], tolerance)
     spare = np.setdiff1d(np.arange(len(prediction)), found)
     ignored, _ = _match(prediction.positions[spare], reference.positions[~visible], tolerance)
-    return Matching(found, asked[place], np.delete(spare, ignored), spare[ignored])
+    return Matching(found, asked[place], np.delete(spare, ignored), len(ignored))
 
 
 def compare(
@@ -137,8 +131,7 @@ def compare(
             raise MoleculeError("Probabilities of a prediction must lie between 0 and 1.")
 
     asked = np.flatnonzero(visible)
-    pairs = matching(prediction, reference, visible, tolerance)
-    found, partner, extra = pairs.found, pairs.partner, pairs.extra
+    found, partner, extra, ignored = matching(prediction, reference, visible, tolerance)
     missed = np.setdiff1d(asked, partner)
     true, given = reference.classes, prediction.classes
     classes = class_confusion(
@@ -159,7 +152,7 @@ def compare(
     return Comparison(
         molecules=1,
         exact=int(exact),
-        ignored=len(pairs.ignored),
+        ignored=ignored,
         classes=classes,
         elements=class_confusion(
             element_index(reference.numbers[partner]), element_index(prediction.numbers[found]), len(ELEMENTS)
@@ -170,7 +163,7 @@ def compare(
         rule_bonds=_bond_confusion(bonded, partner, ruled, found),
         xy_errors=np.array([xy.sum(), (xy**2).sum()]),
         z_errors=np.array([z.sum(), (z**2).sum()]),
-        calibration=_calibration(prediction, true, bonded, pairs),
+        calibration=_calibration(prediction, true, bonded, found, partner, extra),
         **_paper_counts(prediction, reference, asked, bonded, drawn, ruled),
     )
 
@@ -212,13 +205,15 @@ def _calibration(
     prediction: Molecule,
     true: Int[np.ndarray, " n_ref"],
     bonded: Bool[np.ndarray, "n_ref n_ref"],
-    pairs: Matching,
+    found: Int[np.ndarray, " k"],
+    partner: Int[np.ndarray, " k"],
+    extra: Int[np.ndarray, " e"],
 ) -> Float[np.ndarray, "3 10 3"]:
     """Atoms: is one there, asked for or not. Classes: of matched atoms. Bonds: listed, between matched atoms."""
-    found, partner = pairs.found, pairs.partner
     out = np.zeros((3, N_CALIBRATION_BINS, 3))
     if prediction.confidence is not None:
-        out[0] = calibration_tally(prediction.confidence, pairs.there)
+        there = np.isin(np.arange(len(prediction)), extra, invert=True)
+        out[0] = calibration_tally(prediction.confidence, there)
     given = prediction.classes[found]
     if prediction.class_probabilities is not None:
         out[1] = calibration_tally(prediction.class_probabilities[found, given], given == true[partner])
