@@ -1,6 +1,8 @@
 """What figures are measured on: reproducible samples, the stated noise, the truth where the image shows it."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -101,3 +103,10 @@ def test_input_that_cannot_be_evaluated(data, weights, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file"):
         write_evaluation(evaluate(data, str(weights), EvaluationConfig(1, ("flat",), ("nominal",))), tmp_path / "file")
+
+
+def test_conditions_that_there_are_not_are_not_taken_for_others():
+    """Where types are not checked, as they are in these tests."""
+    code = "from afmol.evaluation import drawn; drawn(None, 'a weight file', None)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ConfigError: Conditions are nominal, charged, random, measured; not a weight file." in run.stderr

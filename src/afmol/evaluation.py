@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -117,7 +117,9 @@ def _title(shapes: Shapes, conditions: ForceParameters) -> str:
 def drawn(
     molecule: Molecule, conditions: ForceParameters, rng: np.random.Generator, as_measured: Measured = MEASURED
 ) -> tuple[Molecule, ImagingConditions]:
-    """A molecule laid down by the yardstick, and how it is imaged."""
+    """A molecule laid down by the yardstick, and how it is imaged. ConfigError: conditions that there are not."""
+    if conditions not in get_args(ForceParameters):
+        raise ConfigError(f"Conditions are {', '.join(get_args(ForceParameters))}; not {conditions}.")
     y, nominal = YARDSTICK, conditions in ("nominal", "charged")
     molecule = lay_down(molecule, rng, y.tilt, 0.0 if nominal else y.bend * rng.random())
     measured = as_measured if conditions == "measured" else Measured()
