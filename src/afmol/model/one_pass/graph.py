@@ -8,11 +8,11 @@
     h_i  += MLP(h_i, sum_j e_ij)                                     a round
     xy_i += sum_j a(e_ij) u_ij                xy         n 2         u_ij: unit vector from i to j in the plane
 
-In the plane only relative vectors enter, as distances, so that shifting, turning or mirroring the atoms changes nothing
-but what the image says. What is told of elements is what a person knows, or what the network said when it was asked
-before, so that atoms which the image leaves open follow from their neighbours. The depth is relative to the topmost
-atom: read at a pixel it is 0.1 A off and more, and the neighbours help to correct it. In the plane they do so along the
-lines to them (as in Satorras et al., E(n) equivariant graph neural networks, ICML 2021, equation 4).
+In the plane only distances enter, so that shifting, turning or mirroring the atoms changes nothing but what the image
+says. What is told of elements is what a person knows, or what the network said when it was asked before, so that atoms
+which the image leaves open follow from their neighbours. The depth is relative to the topmost atom: read at a pixel it
+is 0.1 A off and more, and the neighbours help to correct it. In the plane they do so along the lines to them, so that
+corrections turn with the atoms (as in Satorras et al., E(n) equivariant graph neural networks, ICML 2021, equation 4).
 """
 
 from dataclasses import dataclass, replace
