@@ -61,6 +61,7 @@ def sample(counts: list[int], seed: int = 0, nx: int = 16, ny: int = 24, pixel: 
         torch.randint(0, len(ELEMENTS), (n,), generator=g),
         molecule,
         pairs.view(-1, 2),
+        torch.zeros(len(counts)),
     )
 
 

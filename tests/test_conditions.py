@@ -103,7 +103,7 @@ def test_some_samples_keep_conditions_that_are_not_as_measured(molecules, monkey
 
 
 def test_some_samples_of_nominal_force_parameters_are_of_a_wrong_size(molecules, monkeypatch):
-    """Half of them, by what the others are wrong by, and by nothing else."""
+    """Half of them, by what the others are wrong by, and by nothing else; their labels say by how much."""
     pixels = []
 
     def drawn(molecule, conditions, origin, shape, pixel, slices):
@@ -116,7 +116,8 @@ def test_some_samples_of_nominal_force_parameters_are_of_a_wrong_size(molecules,
         pixels.clear()
         wrong = replace(MEASURED, nominal_scaled_share=share)
         for i in range(60):
-            make_sample(molecules, replace(CLEAN, nominal_share=1.0, measured=wrong), i)
+            _, atoms = make_sample(molecules, replace(CLEAN, nominal_share=1.0, measured=wrong), i)
+            assert atoms.stretch == pytest.approx(pixels[-1].prod() ** -0.5)  # 1 A was so much more than is stated
         off = [p for p in pixels if not (p == 1).all()]
         assert least <= len(off) <= most
     assert 0.03 < np.ptp([p.mean() for p in off]) < 2 * MEASURED.scale + 0.01

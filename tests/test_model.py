@@ -34,7 +34,7 @@ from afmol.model.one_pass.posnet import BUSY, CLIP, standardise
 
 TINY = OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
 FEEDBACK = replace(TINY, feedback=1)
-SHIFTS = replace(FEEDBACK, shifts=True)
+WHOLE = replace(FEEDBACK, shifts=True, sizes=True)
 PIXEL = TINY.pixel
 seeds = st.integers(0, 2**32 - 1)
 
@@ -57,7 +57,7 @@ def randomised(config: OnePassConfig = TINY, seed: int = 0) -> Any:
                 b.copy_(0.5 + torch.rand(b.shape, generator=g))
         model.posnet.head.weight[4:] *= 0.2
         model.posnet.head.bias[4:] *= 0.2
-        for line in (model.bondnet.depth, model.bondnet.shift):
+        for line in (model.bondnet.depth, model.bondnet.shift, model.bondnet.size):
             for p in () if line is None else line.parameters():
                 p *= 0.1
     return model.eval()
@@ -125,6 +125,7 @@ def labelled(rng: np.random.Generator, counts: list[int], nx: int = 32, ny: int 
         torch.from_numpy(rng.integers(0, len(ELEMENTS), len(positions))),
         torch.from_numpy(molecule),
         torch.tensor(bonds, dtype=torch.int64).reshape(-1, 2),
+        torch.from_numpy(rng.uniform(-0.1, 0.1, len(counts)).astype(np.float32)),
     )
 
 
@@ -340,9 +341,11 @@ def test_a_shift_of_two_angstrom_shifts_the_molecule_and_nothing_else(seed):
 
 def bondnet(channels: int = 6) -> BondNet:
     torch.manual_seed(5)
-    net = BondNet(channels, 16, 2, shifts=True).eval()
+    net = BondNet(channels, 16, 2, shifts=True, sizes=True).eval()
     assert net.shift is not None
+    assert net.size is not None
     torch.nn.init.normal_(net.shift.weight, std=0.1)
+    torch.nn.init.normal_(net.size.weight, std=0.1)
     return net
 
 
@@ -366,6 +369,7 @@ def assert_same_graph(a, b, order: Tensor) -> None:
     assert torch.allclose(b.exists, a.exists[order], atol=1e-4)
     assert torch.allclose(b.elements, a.elements[order], atol=1e-4)
     assert torch.allclose(b.z, a.z[order], atol=1e-4)
+    assert torch.allclose(b.stretch, a.stretch, atol=1e-5)
     left, right = as_matrix(b, n), as_matrix(a, n)[order][:, order]
     assert left.isfinite().sum() > n, "too few bonds for a test"
     assert torch.allclose(left, right, atol=1e-4, equal_nan=True)
@@ -572,7 +576,7 @@ def test_a_faint_candidate_is_not_the_topmost_atom():
 def test_turning_and_mirroring_the_image_turns_and_mirrors_the_molecule(view):
     """Sides that are multiples of the stride: elsewhere the rim differs, since the image is filled up on one side."""
     images = noise(1, TINY.slices, 48, 32, seed=4)
-    model = finding(images, 4, config=SHIFTS)
+    model = finding(images, 4, config=WHOLE)
     (plain,), (turned,) = model.predict(images), model.predict(turn(images, view))
     assert len(plain) > 2
     size = torch.tensor([48, 32]) * PIXEL
@@ -581,6 +585,8 @@ def test_turning_and_mirroring_the_image_turns_and_mirrors_the_molecule(view):
     assert sorted(there) == list(range(len(plain)))
     np.testing.assert_allclose(turned.positions[there], expected, atol=1e-4)
     np.testing.assert_array_equal(turned.numbers[there], plain.numbers)
+    assert abs(plain.stretch - 1) > 1e-3
+    assert turned.stretch == pytest.approx(plain.stretch, abs=1e-5)
     np.testing.assert_allclose(turned.confidence[there], plain.confidence, atol=1e-4)
 
 
@@ -699,7 +705,7 @@ BATCHES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("config", [TINY, SHIFTS], ids=["once", "asked again, shifts"])
+@pytest.mark.parametrize("config", [TINY, WHOLE], ids=["once", "asked again, shifts, sizes"])
 @pytest.mark.parametrize(("candidates", "step"), [("none", 0), ("many", 0), ("many", 1)])
 @pytest.mark.parametrize("kind", BATCHES)
 def test_losses_and_gradients_are_finite(kind, candidates, step, config):
@@ -707,7 +713,7 @@ def test_losses_and_gradients_are_finite(kind, candidates, step, config):
     model = randomised(config).train()
     model.posnet.head.bias.data[:4] += -50 if candidates == "none" else 1
     losses = model(batch, torch.Generator().manual_seed(step))
-    graph = {"exists", "elements", "depth", "bonds"} | ({"xy"} if config.shifts else set())
+    graph = {"exists", "elements", "depth", "bonds"} | ({"xy", "size"} if config.shifts else set())
     again = {f"{name}_again" for name in graph if config.feedback}
     assert set(losses) == {"heat", "offset", "z"} | graph | again
     assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
@@ -796,7 +802,7 @@ def test_told_elements_change_neighbours_and_nobody_else():
     assert (change > 1e-3).tolist() == [True, True, False, False]
 
 
-@pytest.mark.parametrize("config", [FEEDBACK, SHIFTS], ids=["feedback", "and shifts"])
+@pytest.mark.parametrize("config", [FEEDBACK, WHOLE], ids=["feedback", "and shifts, sizes"])
 def test_a_model_starts_from_one_without(config):
     images = noise(1, TINY.slices, 40, 32)
     old = finding(images)
@@ -805,6 +811,8 @@ def test_a_model_starts_from_one_without(config):
     (a,), (b,) = old.predict(images), new.predict(images)
     np.testing.assert_array_equal(a.element_probabilities, b.element_probabilities)
     np.testing.assert_array_equal(a.positions, b.positions)
+    assert a.stretch is None
+    assert b.stretch == (1.0 if config.sizes else None)
     with pytest.raises(ConfigError, match=r"only model.feedback, model.deepest"):
         OnePass(replace(TINY, width=24)).take(old)
 
@@ -849,10 +857,42 @@ def test_places_are_learned_from_own_peaks():
     xy = (batch.positions[truth.clamp_min(0), :2] + off).requires_grad_()
     z, no_pairs = torch.zeros(4), torch.zeros(0, 2, dtype=torch.int64)
     graph = Graph(torch.zeros(4), torch.zeros(4, len(ELEMENTS)), xy, z, no_pairs, torch.zeros(0))
-    loss = OnePass(SHIFTS)._graph_losses(batch, graph, truth, own)["xy"]
+    loss = OnePass(WHOLE)._graph_losses(batch, graph, truth, own)["xy"]
     assert float(loss.detach()) == pytest.approx((0.5 + 0.1) / 2, rel=1e-5)
     (way,) = torch.autograd.grad(loss, xy)
     assert torch.allclose(way, torch.tensor([[0.3, -0.4], [0, 0.5], [0, 0], [0, 0]]), atol=1e-4)
+
+
+def test_sizes_are_learned_where_they_are_known_and_atoms_are_seen():
+    """Images of which the third shows no peak, the fourth no true size; the first is 0.02 off, the second 0.05."""
+    true, said = torch.tensor([0.1, -0.05, 0.0, torch.nan]), torch.tensor([0.08, 0.0, 9.0, 9.0], requires_grad=True)
+    batch = labelled(np.random.default_rng(5), [3, 3, 3, 3])._replace(stretch=true)
+    nothing = torch.zeros(0)
+    pairs, rows = torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, len(ELEMENTS))
+    graph = Graph(nothing, rows, torch.zeros(0, 2), nothing, pairs, nothing, said)
+    loss = OnePass(WHOLE)._size_loss(batch, graph, torch.tensor([0, 0, 1, 3]))["size"]
+    assert float(loss.detach()) == pytest.approx(10 * (0.02 + 0.05) / 2, rel=1e-5)
+    (way,) = torch.autograd.grad(loss, said)
+    assert torch.allclose(way, torch.tensor([-5.0, 5.0, 0.0, 0.0]))
+    assert float(OnePass(WHOLE)._size_loss(batch, graph, torch.tensor([3]))["size"].detach()) == 0
+    assert OnePass(FEEDBACK)._size_loss(batch, replace(graph, stretch=None), torch.tensor([0])) == {}
+
+
+def test_the_size_is_what_the_pairs_of_an_image_say_weighted():
+    """Of two images, one of two atoms and one of three, of which two are no neighbours; a third shows none."""
+    net, features = bondnet(), noise(3, 6, 16, 16)
+    positions = torch.tensor([[1.0, 1, 0], [2.4, 1, 0], [1.0, 1, 0], [3.0, 1, -0.2], [5.0, 1, 0]])
+    image = torch.tensor([0, 0, 1, 1, 1])
+    assert net.size is not None
+    said: list[Tensor] = []
+    net.size.register_forward_hook(lambda _, __, out: said.append(out.detach()))
+    stretch = net(features, positions, image, 0.5).stretch.detach()
+    (rows,) = said  # pairs (0, 1), (2, 3), (3, 4), and the same the other way round
+    for b, mine in ((0, [0, 3]), (1, [1, 2, 4, 5])):
+        value, weight = rows[mine].double().unbind(1)
+        weight = (1 + weight.exp()).log()
+        assert float(stretch[b]) == pytest.approx(float((weight * value).sum() / weight.sum()), rel=1e-4)
+    assert float(stretch[2]) == 0
 
 
 def test_candidates_for_deep_atoms_are_to_be_dropped():
@@ -906,7 +946,7 @@ def test_an_atom_beneath_another_is_no_label():
     rows = ([2.0, 2.0, 0.0], [2.3, 2.1, -1.0], [3.7, 2.1, -0.9], [2.2, 2.1, -0.5])
     molecule, elements = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 2, 1])
     bonds = torch.tensor([[0, 1], [1, 2]])
-    batch = Batch(noise(2, TINY.slices, 24, 24), torch.tensor(rows), elements, molecule, bonds)
+    batch = Batch(noise(2, TINY.slices, 24, 24), torch.tensor(rows), elements, molecule, bonds, torch.zeros(2))
     seen = uncovered(batch)
     assert seen.positions.tolist() == batch.positions[[0, 2, 3]].tolist()
     assert seen.elements.tolist() == [0, 2, 1]

@@ -452,7 +452,9 @@ def test_molecules_are_drawn_by_their_weights(molecules):
 def test_batches_are_packed(molecules):
     samples = [make_sample(molecules, SMALL, i) for i in range(4)]
     samples.insert(2, Sample(samples[0].scan, labels(lamp(), np.array([50.0, 50.0]), np.array([4.0, 4.0]))))
+    samples[1] = samples[1]._replace(molecule=replace(samples[1].molecule, stretch=1.1))
     batch = collate(samples)
+    assert batch.stretch.tolist() == pytest.approx([0, np.log(1.1), np.nan, 0, 0], abs=1e-6, nan_ok=True)
     nx, ny, nz = samples[0].scan.data.shape
     assert batch.images.shape == (5, nz, nx, ny)
     assert batch.images.dtype == batch.positions.dtype == torch.float32

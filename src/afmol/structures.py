@@ -129,6 +129,9 @@ class Molecule:
     """Why a prediction may be wrong as a whole, a sentence each."""
     smiles: tuple[str | None, ...] = ()
     """Of each of `parts`, None where it is no whole molecule; empty where nobody asked (naming.py)."""
+    stretch: float | None = None
+    """Of atoms in an image, its stated size over the true one: lengths in the plane are so many times too long. None:
+    unknown."""
 
     def __post_init__(self) -> None:
         n, m = len(self.numbers), len(self.bonds)

@@ -6,6 +6,7 @@ molecule -> lay_down -> conditions (tip, height, force parameters) -> simulate_s
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import log, nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,6 +141,8 @@ class Batch(NamedTuple):
     """Sample that each atom belongs to."""
     bonds: Int[Tensor, "m 2"]
     """Pairs of atoms, counted through the whole batch."""
+    stretch: Float[Tensor, " batch"]
+    """ln of stated over true size of each image; NaN: unknown."""
 
 
 def add_artefacts(
@@ -277,7 +280,8 @@ def _drawn(
     data = add_artefacts(data, rng, config)
     if m.rounding_share and rng.random() < m.rounding_share:
         data = rounded(data)
-    stated = replace(molecule, positions=molecule.positions / [*true, 1.0])
+    stretch = float(np.prod(true) ** -0.5)
+    stated = replace(molecule, positions=molecule.positions / [*true, 1.0], stretch=stretch)
     sides = (float(size[0]), float(size[1]))
     return Sample(replace(scan, data=data, size=sides), labels(stated, corner, size))
 
@@ -287,13 +291,14 @@ def labels(molecule: Molecule, origin: Float[np.ndarray, " 2"], size: Float[np.n
     p = molecule.positions - [*origin, 0]
     inside = ((p[:, :2] > 0) & (p[:, :2] < size)).all(1)
     if not inside.any():
-        return Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int), charges=np.zeros(0))
+        nothing = Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int), charges=np.zeros(0))
+        return replace(nothing, stretch=molecule.stretch)
     p[:, 2] -= p[inside, 2].max()
     keep = inside & (p[:, 2] >= -LABEL_DEPTH)
     place = np.cumsum(keep) - 1
     bonds = molecule.bonds[keep[molecule.bonds].all(1)]
     charges = None if molecule.charges is None else molecule.charges[keep]
-    return Molecule(p[keep], molecule.numbers[keep], place[bonds], charges)
+    return Molecule(p[keep], molecule.numbers[keep], place[bonds], charges, stretch=molecule.stretch)
 
 
 def turned(sample: Sample, turns: int) -> Sample:
@@ -333,4 +338,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
         elements=torch.from_numpy(np.concatenate([element_index(m.numbers) for m in atoms])),
         molecule=torch.from_numpy(np.repeat(np.arange(len(atoms)), np.diff(start))),
         bonds=torch.from_numpy(np.concatenate([m.bonds + s for m, s in zip(atoms, start, strict=False)])),
+        stretch=torch.tensor([log(m.stretch) if m.stretch else nan for m in atoms]),
     )

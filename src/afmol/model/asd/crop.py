@@ -33,7 +33,8 @@ def cropped(batch: Batch, side: int, pixel: float, generator: torch.Generator) -
     positions[:, :2] -= pixel * start[batch.molecule]
     inside = ((positions[:, :2] > 0) & (positions[:, :2] < side * pixel)).all(1)
     bonds = (inside.cumsum(0) - 1)[batch.bonds[inside[batch.bonds].all(1)]]
-    return Batch(images, positions[inside], batch.elements[inside], batch.molecule[inside], bonds)
+    left = {"positions": positions[inside], "elements": batch.elements[inside], "molecule": batch.molecule[inside]}
+    return batch._replace(images=images, bonds=bonds, **left)
 
 
 def _part(image: Tensor, start: list[int], side: int) -> Tensor:

@@ -7,12 +7,14 @@
     e_ij += MLP(e_ij, h_i, h_j)                                      a round
     h_i  += MLP(h_i, sum_j e_ij)                                     a round
     xy_i += sum_j a(e_ij) u_ij                xy         n 2         u_ij: unit vector from i to j in the plane
+    s = sum w(e_ij) s(e_ij) / sum w(e_ij)     stretch    batch       over all pairs of an image
 
 In the plane only distances enter, so that shifting, turning or mirroring the atoms changes nothing but what the image
 says. What is told of elements is what a person knows, or what the network said when it was asked before, so that atoms
 which the image leaves open follow from their neighbours. The depth is relative to the topmost atom: read at a pixel it
 is 0.1 A off and more, and the neighbours help to correct it. In the plane they do so along the lines to them, so that
 corrections turn with the atoms (as in Satorras et al., E(n) equivariant graph neural networks, ICML 2021, equation 4).
+Pairs also say by how much the image is larger than its stated size makes it: what they are should lie so far apart.
 """
 
 from dataclasses import dataclass, replace
@@ -45,6 +47,8 @@ class Graph:
     pairs: Int[Tensor, "m 2"]
     """Neighbours i < j."""
     bonds: Float[Tensor, " m"]
+    stretch: Float[Tensor, " batch"] | None = None
+    """ln of stated over true size of each image; None: the network says nothing of it."""
 
 
 def sample_features(
@@ -73,7 +77,15 @@ def _mlp(inputs: int, width: int) -> nn.Sequential:
 class BondNet(nn.Module):
     """See the module's text."""
 
-    def __init__(self, channels: int, width: int, rounds: int, told: bool = False, shifts: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        rounds: int,
+        told: bool = False,
+        shifts: bool = False,
+        sizes: bool = False,
+    ) -> None:
         super().__init__()
         self.node = nn.Linear(channels + 1, width)
         self.middle = nn.Linear(channels, width)
@@ -92,6 +104,10 @@ class BondNet(nn.Module):
         if self.shift is not None:
             nn.init.zeros_(self.shift.weight)
             nn.init.zeros_(self.shift.bias)
+        self.size = nn.Linear(width, 2) if sizes else None
+        if self.size is not None:
+            nn.init.zeros_(self.size.weight)  # the stated size is right
+            nn.init.zeros_(self.size.bias)
 
     def forward(
         self,
@@ -127,7 +143,13 @@ class BondNet(nn.Module):
         xy, z = positions[:, :2], positions[:, 2] + self.depth(h)[:, 0]
         if self.shift is not None:
             xy = xy.index_add(0, i, self.shift(e) * F.normalize(r[:, :2]))
-        return Graph(self.exists(h)[:, 0], self.elements(h), xy, z, half, logits)
+        stretch = None
+        if self.size is not None:
+            said, weight = self.size(e).unbind(1)
+            weight, none = F.softplus(weight), torch.zeros(len(features), device=e.device)
+            total = none.index_add(0, image[i], weight).clamp_min(1e-6)
+            stretch = none.index_add(0, image[i], weight * said) / total  # -> batch
+        return Graph(self.exists(h)[:, 0], self.elements(h), xy, z, half, logits, stretch)
 
 
 def neighbours(positions: Float[Tensor, "n 3"], image: Int[Tensor, " n"]) -> Int[Tensor, "p 2"]:

@@ -57,6 +57,8 @@ class OnePassConfig:
     """How often the graph network is asked again, told what it said of the elements."""
     shifts: bool = False
     """Whether the graph network corrects where atoms are in the plane, as it does in depth."""
+    sizes: bool = False
+    """Whether the graph network says how much larger the image is stated to be than it is."""
     rim: int = 0
     """Pixels, an even number, by which the image goes on beyond its edges as it ends there, for the network alone: it
     reads atoms near an edge better so (LOG.md, 2026-11-29)."""
@@ -83,6 +85,8 @@ AT_ONCE = 8 * 64 * 64
 """Pixels of the views of small images that are read together: eight at once take half of the time of eight alone."""
 GIVEN = 0.25
 """Share of the samples of a batch whose true positions are given."""
+SPAN = 10.0
+"""Errors of sizes are counted as those of this length, A, that of a molecule."""
 LEAST_BOND = 0.01
 """Bonds less probable than this are not reported."""
 
@@ -97,7 +101,8 @@ class OnePass(nn.Module):
         super().__init__()
         self.config = config
         self.posnet = PosNet(config.slices, config.channels, config.blocks, config.rim, config.inner)
-        self.bondnet = BondNet(config.channels[0], config.width, config.rounds, config.feedback > 0, config.shifts)
+        parts = config.feedback > 0, config.shifts, config.sizes
+        self.bondnet = BondNet(config.channels[0], config.width, config.rounds, *parts)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a training batch, each a scalar; their sum is minimised."""
@@ -108,26 +113,28 @@ class OnePass(nn.Module):
             pairs, pixel = neighbours(positions, image), 2 * self.config.pixel
             graph = bondable(self.bondnet(features, positions, image, pixel, pairs), positions)
             losses = self._map_losses(batch, maps) | self._graph_losses(batch, graph, truth, own)
+            losses |= self._size_loss(batch, graph, image[own])
             if self.config.feedback:
                 told, asked = self._told(batch, graph.elements.detach(), image, truth, generator)
                 again = bondable(self.bondnet(features, positions, image, pixel, pairs, told), positions)
                 wanted = torch.where(asked, truth, -1)
                 further = self._graph_losses(batch, again, truth, own & asked)  # what is told of is there
                 further["elements"] = self._element_loss(batch, again, wanted)
+                further |= self._size_loss(batch, again, image[own & asked])
                 losses |= {f"{name}_again": loss for name, loss in further.items()}
             return losses
 
     def take(self, other: "OnePass") -> None:
-        """Start from the weights of a model that differs in `feedback`, `deepest`, `shifts` and `rim` alone.
+        """Start from the weights of a model that differs in `feedback`, `deepest`, `shifts`, `sizes`, `rim` alone.
 
         Raises:
             ConfigError: another model.
         """
-        may = {name: getattr(self.config, name) for name in ("feedback", "deepest", "shifts", "rim")}
+        may = {name: getattr(self.config, name) for name in ("feedback", "deepest", "shifts", "sizes", "rim")}
         if replace(other.config, **may) != self.config:
             raise ConfigError(
                 "The weights to start from are of a model of another configuration: only model.feedback, "
-                "model.deepest, model.shifts and model.rim may differ."
+                "model.deepest, model.shifts, model.sizes and model.rim may differ."
             )
         self.load_state_dict(other.state_dict(), strict=False)
 
@@ -233,6 +240,14 @@ class OnePass(nn.Module):
             losses["xy"] = error.norm(dim=1).sum() / found.sum().clamp_min(1)
         return losses
 
+    def _size_loss(self, batch: Batch, graph: Graph, images: Int[Tensor, " n"]) -> dict[str, Tensor]:
+        """Of images that show atoms, the network's own peaks, and whose true size is known."""
+        if graph.stretch is None:
+            return {}
+        seen = torch.isin(torch.arange(len(batch.images), device=images.device), images)
+        error = (graph.stretch - batch.stretch)[seen & batch.stretch.isfinite()]
+        return {"size": SPAN * error.abs().sum() / max(1, len(error))}
+
     def _element_loss(self, batch: Batch, graph: Graph, truth: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """Mean cross entropy over the nodes that stand for an atom."""
         real = truth >= 0
@@ -275,14 +290,22 @@ class OnePass(nn.Module):
                 for name, count in (("exists", n), ("elements", n), ("xy", n), ("z", n), ("bonds", len(pairs)))
             )
             xy = torch.stack([points_back(seen, size, view) for seen, view in zip(xy, VIEWS, strict=True)])
-            return Graph(exists.mean(0), elements.mean(0), xy.mean(0), z.mean(0), pairs, bonds.mean(0))
+            stretches = [
+                g.stretch.unflatten(0, (len(v), len(images)))
+                for v, g in zip(groups, many, strict=True)
+                if g.stretch is not None
+            ]
+            stretch = torch.cat(stretches).mean(0) if stretches else None
+            return Graph(exists.mean(0), elements.mean(0), xy.mean(0), z.mean(0), pairs, bonds.mean(0), stretch)
 
         graph = asked(None)
         for _ in range(self.config.feedback):
             graph = asked(graph.elements.softmax(1))
         graph = bondable(graph, positions)
         depth = self.config.depth if depth is None else depth
-        return [_molecule(graph, image == b, threshold, depth) for b in range(len(images))]
+        stretch = [None] * len(images) if graph.stretch is None else graph.stretch.exp().tolist()
+        found = [_molecule(graph, image == b, threshold, depth) for b in range(len(images))]
+        return [replace(molecule, stretch=s) for molecule, s in zip(found, stretch, strict=True)]
 
 
 def _molecule(graph: Graph, mine: Bool[Tensor, " n"], threshold: float, depth: float) -> Molecule:
