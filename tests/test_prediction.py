@@ -6,18 +6,21 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from afmol import molecule_from_smiles
+from afmol.data.bending import lay_down
 from afmol.data.chemistry import graph_from_geometry
-from afmol.elements import CATEGORIES, ELEMENTS
+from afmol.elements import CATEGORIES, ELEMENTS, element_index
 from afmol.errors import ConfigError
 from afmol.files import read_molecule
 from afmol.model import OnePass, OnePassConfig
 from afmol.naming import Namer
 from afmol.prediction import predict, write_prediction
+from afmol.scale import scale_ratio
 from afmol.structures import Molecule, Scan
 
 CONFIG = OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
@@ -75,6 +78,54 @@ def test_written_files_agree(tmp_path):
     assert np.allclose(sdf.positions, molecule.positions, atol=1e-3)
     assert sdf.bonds.tolist() == [[0, 1]], "only bonds that are more probable than not"
     assert read_molecule(xyz_path).symbols == ["C", "O", "H"]
+
+
+ANTHRACENE = lay_down(molecule_from_smiles("c1ccc2cc3ccccc3cc2c1"), np.random.default_rng(0), tilt=0.0)
+
+
+class Believer:
+    """A network that finds anthracene, in part of the size that it is stated to have: it knows the image is 60 A."""
+
+    class config:
+        pixel, slices, widest_step, depth = 0.25, 3, 0.14, 0.8
+
+    def __init__(self, part, says):
+        self.part, self.says, self.readings = part, says, 0
+
+    def parameters(self):
+        yield torch.zeros(1)
+
+    def forward(self, batch, generator):
+        raise AssertionError
+
+    def predict(self, images, threshold=0.5, depth=None):
+        self.readings += 1
+        stated = images.shape[2] * self.config.pixel / 60
+        what, n = ANTHRACENE, len(ANTHRACENE)
+        p = what.positions * [stated**self.part, stated**self.part, 0] + [30 * stated, 30 * stated, 0]
+        sure = {"class_probabilities": np.eye(5)[what.classes], "confidence": np.ones(n)}
+        sure["bond_probabilities"] = np.ones(len(what.bonds))
+        elements = np.eye(len(ELEMENTS))[element_index(what.numbers)]
+        stretch = 1.001 * stated**self.part if self.says else None
+        return [replace(what, positions=p, charges=None, element_probabilities=elements, stretch=stretch, **sure)]
+
+
+@pytest.mark.parametrize("says", [False, True])
+@pytest.mark.parametrize(("stated", "part", "readings"), [(1.0, 0.6, 1), (1.01, 1.0, 1), (0.94, 0.4, 4), (1.2, 0.9, 4)])
+def test_the_size_is_the_one_at_which_bonds_are_what_they_are(stated, part, readings, says):
+    """However much of the stated size the network believes; anthracene's bonds are within 0.4 % of the table's."""
+    scan = blob((60.0 * stated, 60.0 * stated), (240, 240), (30 * stated, 30 * stated))
+    network = Believer(part, says)
+    found = predict(scan, network)
+    assert network.readings <= readings
+    ratio = scale_ratio(found).ratio
+    if network.readings > 1:
+        assert ratio == pytest.approx(stated, rel=0.008)
+        width = np.ptp(ANTHRACENE.positions[:, 0])
+        assert np.ptp(found.positions[:, 0]) == pytest.approx(stated * width, rel=0.008)
+    else:
+        assert abs(stated - 1) < 0.02
+    assert any("bonds are" in warning for warning in found.warnings) == (abs(stated - 1) > 0.05)
 
 
 @pytest.mark.parametrize("stated", [1.0, 0.9])

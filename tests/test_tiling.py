@@ -1,5 +1,7 @@
 """Tiles of a large scan: they cover it once, and what is found in them is what is found in the whole."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -141,7 +143,7 @@ class Spots:
         pixel, slices, widest_step, depth = 0.5, 3, 0.14, 0.8
 
     def __init__(self):
-        self.shapes = []
+        self.shapes, self.counts = [], []
 
     def parameters(self):
         import torch
@@ -157,9 +159,11 @@ class Spots:
         for image in images:
             place = np.argwhere(image[-1].numpy() > 0.5)
             n = len(place)
+            self.counts.append(n)
             positions = np.column_stack([(place + 0.5) * self.config.pixel, np.zeros(n)])
             classes, none = np.full((n, 5), 0.2), np.zeros((0, 2), int)
-            found.append(Molecule(positions, np.full(n, 6), none, None, classes, np.ones(n), np.zeros(0)))
+            spots = Molecule(positions, np.full(n, 6), none, None, classes, np.ones(n), np.zeros(0))
+            found.append(replace(spots, stretch=1 + 0.001 * n))
         return found
 
 
@@ -175,5 +179,7 @@ def test_a_large_scan_is_read_in_tiles_at_its_places():
     assert found.name == "wide"
     order = np.lexsort(found.positions[:, 1::-1].T)
     np.testing.assert_allclose(found.positions[order, :2], (spots + 0.5) * 0.5, atol=1e-6)
+    seen = np.array(network.counts)
+    assert found.stretch == pytest.approx(np.exp(np.average(np.log(1 + 0.001 * seen), weights=seen)))
     with pytest.raises(ScanError, match="at most 1000 A"):
         predict(Scan(np.tile(data, (1, 2, 1)), (250.0, 1001.0)), network)

@@ -103,4 +103,5 @@ def at_true_size(scan: Scan, molecule: Molecule) -> tuple[Scan, Molecule]:
     if ratio == 1.0:
         return scan, molecule
     true = (scan.size[0] / ratio, scan.size[1] / ratio)
-    return replace(scan, size=true), replace(molecule, positions=molecule.positions / [ratio, ratio, 1.0])
+    positions = molecule.positions / [ratio, ratio, 1.0]
+    return replace(scan, size=true), replace(molecule, positions=positions, stretch=1.0)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from math import exp, log, sqrt
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,9 +40,11 @@ WIDEST = 1000.0
 READ_AGAIN = 0.02
 """Bonds whose lengths are this far from what they are speak for another size: without any error the shipped model's
 ratios spread by 0.015."""
-MORE_READINGS, IN_PART = 3, 0.8
-"""At most so many at other sizes; and the part of a size's error that a reading finds, since networks believe the size
-in part (LOG.md, 2026-11-29)."""
+CONSISTENT, MORE_READINGS = 0.004, 4
+"""Where bonds are so nearly what they are, the size is found; at most so many readings at other sizes."""
+IN_PART, LEAST_PART = 0.8, 0.3
+"""The part of a size's error that a first reading finds, since networks believe the size in part, and the least that is
+believed of later ones (LOG.md, 2026-11-29)."""
 SIZES = tuple(float(stretch) for stretch in np.exp([-0.3, -0.15, 0.15, 0.3]))
 """Sizes that are tried, stated / true, where a network is unsure of what it sees: beyond 10 % bonds say little."""
 SURE, BETTER, FAINT, LEAST_KEPT = 0.95, 0.12, 0.15, 0.8
@@ -87,17 +90,32 @@ def predict(
     if not len(molecule) or _surety(molecule) < SURE:
         stretch = _surest_size(scan, network, depth)
         molecule = molecule if stretch == 1.0 else _read_stretched(scan, stretch, network, *how)
-    for _ in range(MORE_READINGS):
+    found = scale_ratio(molecule)
+    if found is not None and abs(np.log(found.ratio / stretch)) >= max(READ_AGAIN, 2 * found.error):
+        molecule = _consistent(scan, molecule, stretch, network, *how)
+    return doubted(scan, molecule)
+
+
+def _consistent(scan: Scan, molecule: Molecule, stretch: float, network: ImageModel, *how: Any) -> Molecule:
+    """The molecule as read at the size that its bonds then speak for, given that at another one; by the secant method,
+    since networks believe the size in part."""
+    at, part, before = log(stretch), IN_PART, None
+    for reading in range(MORE_READINGS + 1):
         found = scale_ratio(molecule)
-        rest = 0.0 if found is None else float(np.log(found.ratio / stretch))
-        if found is None or abs(rest) < max(READ_AGAIN, 2 * found.error):
+        if found is None:
             break
-        further = stretch * float(np.exp(rest / IN_PART))
+        rest = log(found.ratio) - at
+        if before is not None:
+            part = float(np.clip((before[1] - rest) / (at - before[0]), LEAST_PART, 1.0))
+        if abs(rest) < CONSISTENT or reading == MORE_READINGS:
+            break
+        before = at, rest
+        at += rest / part
         try:
-            molecule, stretch = _read_stretched(scan, further, network, *how), further
+            molecule = _read_stretched(scan, exp(at), network, *how)
         except ScanError:  # as it is stated it can be read, and so it was
             break
-    return doubted(scan, molecule)
+    return molecule
 
 
 def _surest_size(scan: Scan, network: ImageModel, depth: float | None) -> float:
@@ -122,8 +140,13 @@ def _surety(molecule: Molecule) -> float:
 def _read_stretched(scan: Scan, stretch: float, network: ImageModel, *how: Any) -> Molecule:
     """The molecule in a scan whose sides are said to be longer than they are by a factor, in the frame that is said."""
     true = usable(replace(scan, size=(scan.size[0] / stretch, scan.size[1] / stretch)), WIDEST)
-    molecule = _read(true, network, *how)
-    return replace(molecule, positions=molecule.positions * [stretch, stretch, 1.0])
+    return _stretched(_read(true, network, *how), stretch, stretch)
+
+
+def _stretched(molecule: Molecule, x: float, y: float) -> Molecule:
+    """The molecule as of an image whose sides are said to be longer by these factors."""
+    ratio = None if molecule.stretch is None else molecule.stretch * sqrt(x * y)
+    return replace(molecule, positions=molecule.positions * [x, y, 1.0], stretch=ratio)
 
 
 def check_depth(network: ImageModel, depth: float | None) -> None:
@@ -170,10 +193,7 @@ def predict_many(
             images = torch.from_numpy(np.stack([stacks[i].transpose(2, 0, 1) for i in some])).to(device)
             molecules = network.predict(images, FAINTEST_ATOM if likely else threshold, depth)
             found |= zip(some, [_kept(m, threshold) for m in molecules] if likely else molecules, strict=True)
-    return [
-        replace(found[i], positions=found[i].positions * [*scales[i], 1.0], name=scan.source)
-        for i, scan in enumerate(scans)
-    ]
+    return [replace(_stretched(found[i], *scales[i]), name=scan.source) for i, scan in enumerate(scans)]
 
 
 def _kept(candidates: Molecule, threshold: float) -> Molecule:

@@ -8,7 +8,7 @@ is kept, and bonds of the other are the kept one's.
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import ceil
+from math import ceil, exp, log
 from typing import NamedTuple
 
 import numpy as np
@@ -115,10 +115,12 @@ def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
     pairs = np.array(order, int).reshape(-1, 2)
     said = [m.element_probabilities for m in found if len(m) and m.element_probabilities is not None]
     elements = np.concatenate(said)[kept] if sum(map(len, said)) == len(positions) > 0 else None
+    sizes = [(log(m.stretch), len(m)) for m in found if len(m) and m.stretch]
     return Molecule(
         *(positions[kept], numbers, pairs, None, classes, confidence, probabilities),
         element_probabilities=elements,
         warnings=tuple(dict.fromkeys(w for m in found for w in m.warnings)),
+        stretch=exp(sum(s * n for s, n in sizes) / sum(n for _, n in sizes)) if sizes else None,
     )
 
 
