@@ -13,6 +13,7 @@ from afmol.scale import LEAST_BONDS, bond_lengths, scale_ratio
 from afmol.structures import Molecule
 
 SMILES = ("c1ccc2cc3ccccc3cc2c1", "Nc1ccc(Cl)cc1O", "O=C1C=CC(=O)C=C1F", "Brc1cc(Br)cc(Br)c1", "c1csc(-c2ccncn2)c1")
+ANTHRACENE = afmol.molecule_from_smiles(SMILES[0])
 
 
 @pytest.mark.parametrize("smiles", SMILES)
@@ -22,6 +23,14 @@ def test_molecules_have_the_scale_they_have(smiles):
         found = scale_ratio(replace(molecule, positions=molecule.positions * true))
         assert found is not None
         assert found.ratio == pytest.approx(true, rel=0.015)
+
+
+@given(st.floats(0.7, 1.4))
+def test_what_a_network_says_of_the_size_counts_as_much_as_the_bonds(says):
+    bonds, both = (scale_ratio(replace(ANTHRACENE, stretch=stretch)) for stretch in (None, says))
+    assert bonds is not None
+    assert both is not None
+    assert both.ratio**2 == pytest.approx(bonds.ratio * says)
 
 
 @settings(max_examples=20)

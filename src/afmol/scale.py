@@ -1,19 +1,21 @@
-"""Whether a stack has the size that it is said to have: bonds have the lengths that they have.
+"""Whether a stack has the size that it is said to have: bonds have the lengths that they have, networks learn it.
 
     equation                                        variable   shape
     x_b = ln(|r_i - r_j| / L_ij)                    x          bonds     L: mean length of such bonds (bond_lengths.csv)
     w_b = 1 / (s_ij^2 + e^2)                        weight     bonds     s: spread of ln L, e: error of ln |r_i - r_j|
-    ln ratio = weighted median of x
+    ln ratio = weighted median of x                                  or the mean of that and ln stretch
 
 An atom's kind is its element and how many neighbours it shows, so that single and double bonds, rings and chains tell
 themselves apart. Bonds with hydrogen are left out: where an image shows none, networks put it where it should be. From
 true positions of molecules not used for the table the ratio is right to 0.4 % (standard deviation, with hydrogen,
-LOG.md, 2026-11-25).
+LOG.md, 2026-11-25). Some networks say a ratio of their own (`Molecule.stretch`, by `model.sizes`); the mean of the
+two is off by less than either (LOG.md, 2026-11-30).
 """
 
 import csv
 from functools import cache
 from importlib import resources
+from math import exp, log
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +43,7 @@ class Length(NamedTuple):
 
 
 class ScaleRatio(NamedTuple):
-    """How much longer bonds are than they should be."""
+    """How much larger the image is stated to be than it is."""
 
     ratio: float
     error: float
@@ -50,8 +52,8 @@ class ScaleRatio(NamedTuple):
 
 
 def scale_ratio(molecule: Molecule) -> ScaleRatio | None:
-    """The ratio of a molecule's bond lengths, with their probable bonds, to what such bonds are; None where fewer
-    than `LEAST_BONDS` bonds of known kinds are there."""
+    """The ratio of a molecule's bond lengths, of probable bonds, to what such bonds are, and what the network says of
+    the size, if it does; None where fewer than `LEAST_BONDS` bonds of known kinds are there."""
     bonds = molecule.bonds[molecule.likely]
     neighbours = np.minimum(np.bincount(bonds.ravel(), minlength=len(molecule)), MOST_NEIGHBOURS)
     kinds = [(int(z), int(n)) for z, n in zip(molecule.numbers, neighbours, strict=True)]
@@ -62,7 +64,10 @@ def scale_ratio(molecule: Molecule) -> ScaleRatio | None:
     mean, spread = np.array([k[2] for k in known]).T
     x = np.log(np.linalg.norm(molecule.positions[i] - molecule.positions[j], axis=1) / mean)
     weight = 1 / (spread**2 + (LENGTH_ERROR / mean) ** 2)
-    return ScaleRatio(float(np.exp(_weighted_median(x, weight))), float(weight.sum() ** -0.5), len(known))
+    ratio = _weighted_median(x, weight)
+    if molecule.stretch is not None:
+        ratio = (ratio + log(molecule.stretch)) / 2
+    return ScaleRatio(exp(ratio), float(weight.sum() ** -0.5), len(known))
 
 
 def pair(a: Kind, b: Kind) -> tuple[Kind, Kind]:
