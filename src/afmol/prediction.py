@@ -92,29 +92,33 @@ def predict(
         molecule = molecule if stretch == 1.0 else _read_stretched(scan, stretch, network, *how)
     found = scale_ratio(molecule)
     if found is not None and abs(np.log(found.ratio / stretch)) >= max(READ_AGAIN, 2 * found.error):
-        molecule = _consistent(scan, molecule, stretch, network, *how)
+        molecule = _consistent(scan, molecule, found.ratio, stretch, network, *how)
     return doubted(scan, molecule)
 
 
-def _consistent(scan: Scan, molecule: Molecule, stretch: float, network: ImageModel, *how: Any) -> Molecule:
-    """The molecule as read at the size that its bonds then speak for, given that at another one; by the secant method,
-    since networks believe the size in part."""
-    at, part, before = log(stretch), IN_PART, None
-    for reading in range(MORE_READINGS + 1):
-        found = scale_ratio(molecule)
-        if found is None:
-            break
-        rest = log(found.ratio) - at
-        if before is not None:
-            part = float(np.clip((before[1] - rest) / (at - before[0]), LEAST_PART, 1.0))
-        if abs(rest) < CONSISTENT or reading == MORE_READINGS:
-            break
-        before = at, rest
-        at += rest / part
+def _consistent(
+    scan: Scan, molecule: Molecule, ratio: float, stretch: float, network: ImageModel, *how: Any
+) -> Molecule:
+    """The molecule as read at the size that it then speaks for, given the one at `stretch`, which speaks for `ratio`.
+
+    By the secant method, since networks believe the size in part.
+    """
+    at, part = log(stretch), IN_PART
+    rest = log(ratio) - at
+    for _ in range(MORE_READINGS):
+        step = rest / part
         try:
-            molecule = _read_stretched(scan, exp(at), network, *how)
+            again = _read_stretched(scan, exp(at + step), network, *how)
         except ScanError:  # as it is stated it can be read, and so it was
             break
+        found = scale_ratio(again)
+        if found is None:  # fewer bonds than before
+            break
+        molecule, at = again, at + step
+        before, rest = rest, log(found.ratio) - at
+        if abs(rest) < CONSISTENT:
+            break
+        part = float(np.clip((before - rest) / step, LEAST_PART, 1.0))
     return molecule
 
 

@@ -14,7 +14,7 @@ says. What is told of elements is what a person knows, or what the network said 
 which the image leaves open follow from their neighbours. The depth is relative to the topmost atom: read at a pixel it
 is 0.1 A off and more, and the neighbours help to correct it. In the plane they do so along the lines to them, so that
 corrections turn with the atoms (as in Satorras et al., E(n) equivariant graph neural networks, ICML 2021, equation 4).
-Pairs also say by how much the image is larger than its stated size makes it: what they are should lie so far apart.
+Pairs also say how much larger the image is stated to be than it is: what they are should lie so far apart.
 """
 
 from dataclasses import dataclass, replace
