@@ -1,5 +1,7 @@
 """Stored samples: the same bytes wherever and whenever they are made, and never a damaged one taken for whole."""
 
+import hashlib
+import io
 import os
 import resource
 import signal
@@ -106,6 +108,27 @@ def test_packing_is_undone_by_reading(atoms, seed):
     for (scan, molecule), (back, again) in zip(samples, Shard.of(samples, "test").samples(), strict=True):
         np.testing.assert_array_equal(scan.data, back.data)
         same(again, molecule, 2e-6, 1e-7)  # 32 bit
+
+
+def test_sizes_that_are_wrong_are_kept_and_shards_of_before_do_not_say(tmp_path):
+    scan, known = Scan(np.ones((4, 4, 3), np.float32), (1.0, 1.0)), row(2)
+    shard = Shard.of([Sample(scan, replace(known, stretch=s)) for s in (1.07, None)], "train")
+    (tmp_path / "now.h5").write_bytes(shard_bytes(shard, {}))
+    again, _ = read_shard(tmp_path / "now.h5")
+    assert [s.molecule.stretch for s in again.samples()] == [1.07, None]
+
+    content = io.BytesIO()
+    with h5py.File(content, "w", userblock_size=HEADER) as file:
+        group = file.create_group("train")
+        group.attrs.update({"origin": np.bytes_("{}"), "size": shard.size})
+        group["X"] = shard.images[:, None]
+        for name in ("xyz", "bonds", "n_bonds"):
+            group[name] = getattr(shard, name)
+    rest = content.getvalue()[HEADER:]
+    head = f"{FORMAT} sha256 {hashlib.sha256(rest).hexdigest()}\n".encode().ljust(HEADER, b"\0")
+    (tmp_path / "before.h5").write_bytes(head + rest)
+    again, _ = read_shard(tmp_path / "before.h5")
+    assert [s.molecule.stretch for s in again.samples()] == [None, None]
 
 
 def test_scripts_for_the_original_data_can_read_it(folder):

@@ -57,6 +57,8 @@ class Shard(NamedTuple):
     xyz: Float[np.ndarray, "n most 5"]
     bonds: Int[np.ndarray, "m 2"]
     n_bonds: Int[np.ndarray, " n"]
+    stretch: Float[np.ndarray, " n"]
+    """Stated size of each image over the true one; NaN: unknown."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample], part: str) -> "Shard":
@@ -73,6 +75,7 @@ class Shard(NamedTuple):
             xyz,
             np.concatenate([m.bonds for m in atoms]).astype(np.int32),
             np.array([len(m.bonds) for m in atoms], np.int32),
+            np.array([m.stretch or np.nan for m in atoms]),
         )
 
     def samples(self, chosen: Iterable[int] | None = None) -> Iterator[Sample]:
@@ -82,7 +85,9 @@ class Shard(NamedTuple):
             rows = self.xyz[i][self.xyz[i, :, 4] > 0]
             bonds = self.bonds[ends[i] - self.n_bonds[i] : ends[i]].astype(np.int64)
             numbers, charges = rows[:, 4].astype(np.int64), rows[:, 3].astype(float)
-            yield Sample(Scan(self.images[i], self.size), Molecule(rows[:, :3].astype(float), numbers, bonds, charges))
+            stretch = None if np.isnan(self.stretch[i]) else float(self.stretch[i])
+            molecule = Molecule(rows[:, :3].astype(float), numbers, bonds, charges, stretch=stretch)
+            yield Sample(Scan(self.images[i], self.size), molecule)
 
 
 def shard_bytes(shard: Shard, origin: dict[str, Any]) -> bytes:
@@ -94,7 +99,7 @@ def shard_bytes(shard: Shard, origin: dict[str, Any]) -> bytes:
         group = file.create_group(GROUPS[shard.part])
         group.attrs.update({"origin": np.bytes_(json.dumps(origin, sort_keys=True)), "size": shard.size})
         group["X"], group["xyz"] = shard.images[:, None], shard.xyz
-        group["bonds"], group["n_bonds"] = shard.bonds, shard.n_bonds
+        group["bonds"], group["n_bonds"], group["stretch"] = shard.bonds, shard.n_bonds, shard.stretch
     content = buffer.getvalue()[HEADER:]
     return _header(content) + content
 
@@ -121,21 +126,25 @@ def read_shard(path: str | Path) -> tuple[Shard, dict[str, Any]]:
         group = file[GROUPS[part]]
         lx, ly = map(float, attribute(group, "size", where, ShardError))
         origin = json.loads(attribute(group, "origin", where, ShardError))
-        arrays = {name: dataset_array(group[name], where, ShardError) for name in ("X", "xyz", "bonds", "n_bonds")}
+        names = [name for name in ("X", "xyz", "bonds", "n_bonds", "stretch") if name != "stretch" or name in group]
+        arrays = {name: dataset_array(group[name], where, ShardError) for name in names}
+        arrays.setdefault("stretch", np.full(arrays["n_bonds"].shape, np.nan))  # shards of before do not say
         if not _fit_together(**arrays) or not isinstance(origin, dict):
             raise ShardError(f"{path} is damaged: its arrays do not fit together; make it again.")
     images = arrays.pop("X")[:, 0]
     return Shard(part, images, (lx, ly), **arrays), origin
 
 
-def _fit_together(X: np.ndarray, xyz: np.ndarray, bonds: np.ndarray, n_bonds: np.ndarray) -> bool:
+def _fit_together(X: np.ndarray, xyz: np.ndarray, bonds: np.ndarray, n_bonds: np.ndarray, stretch: np.ndarray) -> bool:
     """Whether the arrays of a shard are of its layout (docs/samples.md)."""
-    if (X.ndim, xyz.ndim, bonds.ndim, n_bonds.ndim) != (5, 3, 2, 1):
+    if (X.ndim, xyz.ndim, bonds.ndim, n_bonds.ndim, stretch.ndim) != (5, 3, 2, 1, 1):
         return False
-    kinds = "".join(array.dtype.kind for array in (X, xyz, bonds, n_bonds))
+    kinds = "".join(array.dtype.kind for array in (X, xyz, bonds, n_bonds, stretch))
     n, m = len(n_bonds), len(bonds)
     shapes = X.shape[:2] == (n, 1) and xyz.shape == (n, xyz.shape[1], 5) and bonds.shape == (m, 2)
-    return kinds == "ffii" and shapes and bool((n_bonds >= 0).all()) and int(n_bonds.sum()) == m
+    if kinds != "ffiif" or len(stretch) != n or (stretch <= 0).any() or np.isinf(stretch).any():
+        return False
+    return shapes and bool((n_bonds >= 0).all()) and int(n_bonds.sum()) == m
 
 
 def checksum(paths: Iterable[str | Path]) -> str:
