@@ -20,17 +20,14 @@ from afmol.model.one_pass.one_pass import (
     CANDIDATE,
     MATCH,
     SPARE_DEPTH,
-    VIEWS,
     _molecule,
     _patches,
     match,
-    turn,
-    turn_back,
-    turn_points,
     uncovered,
 )
 from afmol.model.one_pass.peaks import find_peaks
 from afmol.model.one_pass.posnet import BUSY, CLIP, standardise
+from afmol.model.one_pass.views import VIEWS, turn, turn_back, turn_points
 
 TINY = OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
 FEEDBACK = replace(TINY, feedback=1)
@@ -499,7 +496,7 @@ def test_batch_of_two_is_two_batches(seed):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_what_a_prediction_says_fits_together(seed, monkeypatch):
-    monkeypatch.setattr("afmol.model.one_pass.one_pass.VIEWS", [(False, False, False)])
+    monkeypatch.setattr("afmol.model.one_pass.views.VIEWS", [(False, False, False)])
     monkeypatch.setattr("afmol.precision.fast_precision", lambda _: "32-true")
     images = noise(2, TINY.slices, 40, 32, seed=10 + seed)
     model = finding(images, seed)

@@ -117,6 +117,11 @@ def test_sizes_that_are_wrong_are_kept_and_shards_of_before_do_not_say(tmp_path)
     again, _ = read_shard(tmp_path / "now.h5")
     assert [s.molecule.stretch for s in again.samples()] == [1.07, None]
 
+    for wrong in ([1.07, 0.0], [1.07, np.inf], [1.07]):
+        (tmp_path / "wrong.h5").write_bytes(shard_bytes(shard._replace(stretch=np.array(wrong)), {}))
+        with pytest.raises(ShardError, match="do not fit together"):
+            read_shard(tmp_path / "wrong.h5")
+
     content = io.BytesIO()
     with h5py.File(content, "w", userblock_size=HEADER) as file:
         group = file.create_group("train")

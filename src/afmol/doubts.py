@@ -33,8 +33,8 @@ SENTENCES = {
 """What is said of each of the KINDS."""
 MOST_STRETCH, SUREST, UNSURE = 0.05, 3.0, 0.3
 """A ratio of bond lengths this far from 1, and this many standard errors, is doubted, and UNSURE times the mean
-probability that a class is wrong farther: without any error of the size ln of the ratio spreads by 0.013 on nominal
-stacks and by 0.03 on those as measured, where classes are less sure (LOG.md, 2026-11-29)."""
+probability that a class is wrong farther: without any error of the size ln of the ratio spreads by 0.008 on nominal
+stacks and by 0.017 on those as measured, where classes are less sure (LOG.md, 2026-11-30)."""
 NOT_A_STACK = 0.5
 """Factor on the confidence of atoms in a stack that is doubted for its images."""
 

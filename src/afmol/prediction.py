@@ -38,13 +38,13 @@ RESULTS = (".json", ".xyz", ".sdf", ".png")
 WIDEST = 1000.0
 """Longest side of a scan, A."""
 READ_AGAIN = 0.02
-"""Bonds whose lengths are this far from what they are speak for another size: without any error the shipped model's
-ratios spread by 0.015."""
+"""A ratio (scale.py) this far from the stated size's speaks for another one: without any error the shipped model's
+spread by 0.008 on nominal stacks, by 0.017 on those as measured (LOG.md, 2026-11-30)."""
 CONSISTENT, MORE_READINGS = 0.004, 4
-"""Where bonds are so nearly what they are, the size is found; at most so many readings at other sizes."""
+"""What is read at a size speaks for one so near: that is it; and at most so many readings at other sizes."""
 IN_PART, LEAST_PART = 0.8, 0.3
 """The part of a size's error that a first reading finds, since networks believe the size in part, and the least that is
-believed of later ones (LOG.md, 2026-11-29)."""
+believed of later ones (LOG.md, 2026-11-29, 2026-11-30)."""
 SIZES = tuple(float(stretch) for stretch in np.exp([-0.3, -0.15, 0.15, 0.3]))
 """Sizes that are tried, stated / true, where a network is unsure of what it sees: beyond 10 % bonds say little."""
 SURE, BETTER, FAINT, LEAST_KEPT = 0.95, 0.12, 0.15, 0.8
@@ -65,11 +65,11 @@ def predict(
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
     Where what the network says is no molecule by its valences, and a reading close by is one, that is the answer
-    (valences.py; not for thresholds below 0.5). Where bonds are too long or too short for what they are, the scan is
-    read again at the size that they speak for, and where the network is unsure of its atoms, at other sizes; atoms stay
-    in the frame of the size that was stated. What speaks against the stack or its size is in `warnings` (doubts.py); if
-    it is the images, confidences are halved. A scan longer than `tiling.LONGEST` is read in overlapping tiles, so that
-    memory stays bounded; z = 0 is then the topmost atom of each tile.
+    (valences.py; not for thresholds below 0.5). Where bonds, and what the network says of the size, speak for another
+    one, the scan is read again until what is read agrees with the size (scale.py), and where the network is unsure of
+    its atoms, at other sizes; atoms stay in the frame of the size that was stated. What speaks against the stack or its
+    size is in `warnings` (doubts.py); if it is the images, confidences are halved. A scan longer than `tiling.LONGEST`
+    is read in overlapping tiles, so that memory stays bounded; z = 0 is then the topmost atom of each tile.
 
     Args:
         scan: any width and height up to `WIDEST`, pixel size and number of slices from 3 up.

@@ -8,8 +8,8 @@
 An atom's kind is its element and how many neighbours it shows, so that single and double bonds, rings and chains tell
 themselves apart. Bonds with hydrogen are left out: where an image shows none, networks put it where it should be. From
 true positions of molecules not used for the table the ratio is right to 0.4 % (standard deviation, with hydrogen,
-LOG.md, 2026-11-25). Some networks say a ratio of their own (`Molecule.stretch`, by `model.sizes`); the mean of the
-two is off by less than either (LOG.md, 2026-11-30).
+LOG.md, 2026-11-25). Some networks say a ratio of their own (`Molecule.stretch`, by `model.sizes`). The mean of the
+two is taken: of nominal stacks it is nearer than either, of those as measured about as near (LOG.md, 2026-11-30).
 """
 
 import csv

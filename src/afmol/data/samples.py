@@ -291,8 +291,8 @@ def labels(molecule: Molecule, origin: Float[np.ndarray, " 2"], size: Float[np.n
     p = molecule.positions - [*origin, 0]
     inside = ((p[:, :2] > 0) & (p[:, :2] < size)).all(1)
     if not inside.any():
-        nothing = Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int), charges=np.zeros(0))
-        return replace(nothing, stretch=molecule.stretch)
+        none = np.zeros(0)
+        return Molecule(np.zeros((0, 3)), none.astype(int), np.zeros((0, 2), int), none, stretch=molecule.stretch)
     p[:, 2] -= p[inside, 2].max()
     keep = inside & (p[:, 2] >= -LABEL_DEPTH)
     place = np.cumsum(keep) - 1

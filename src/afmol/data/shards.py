@@ -126,9 +126,9 @@ def read_shard(path: str | Path) -> tuple[Shard, dict[str, Any]]:
         group = file[GROUPS[part]]
         lx, ly = map(float, attribute(group, "size", where, ShardError))
         origin = json.loads(attribute(group, "origin", where, ShardError))
-        names = [name for name in ("X", "xyz", "bonds", "n_bonds", "stretch") if name != "stretch" or name in group]
-        arrays = {name: dataset_array(group[name], where, ShardError) for name in names}
-        arrays.setdefault("stretch", np.full(arrays["n_bonds"].shape, np.nan))  # shards of before do not say
+        arrays = {name: dataset_array(group[name], where, ShardError) for name in ("X", "xyz", "bonds", "n_bonds")}
+        unknown = np.full(arrays["n_bonds"].shape, np.nan)  # of shards of before
+        arrays["stretch"] = dataset_array(group["stretch"], where, ShardError) if "stretch" in group else unknown
         if not _fit_together(**arrays) or not isinstance(origin, dict):
             raise ShardError(f"{path} is damaged: its arrays do not fit together; make it again.")
     images = arrays.pop("X")[:, 0]
@@ -140,11 +140,12 @@ def _fit_together(X: np.ndarray, xyz: np.ndarray, bonds: np.ndarray, n_bonds: np
     if (X.ndim, xyz.ndim, bonds.ndim, n_bonds.ndim, stretch.ndim) != (5, 3, 2, 1, 1):
         return False
     kinds = "".join(array.dtype.kind for array in (X, xyz, bonds, n_bonds, stretch))
+    if kinds != "ffiif":
+        return False
     n, m = len(n_bonds), len(bonds)
     shapes = X.shape[:2] == (n, 1) and xyz.shape == (n, xyz.shape[1], 5) and bonds.shape == (m, 2)
-    if kinds != "ffiif" or len(stretch) != n or (stretch <= 0).any() or np.isinf(stretch).any():
-        return False
-    return shapes and bool((n_bonds >= 0).all()) and int(n_bonds.sum()) == m
+    sizes = len(stretch) == n and not ((stretch <= 0) | np.isinf(stretch)).any()
+    return shapes and sizes and bool((n_bonds >= 0).all()) and int(n_bonds.sum()) == m
 
 
 def checksum(paths: Iterable[str | Path]) -> str:

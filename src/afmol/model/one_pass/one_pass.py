@@ -26,6 +26,7 @@ from ..neighbours import overshadowed, same_image_distance
 from .graph import BondNet, Graph, bondable, neighbours
 from .peaks import find_peaks
 from .posnet import PosNet
+from .views import points_back, together, turn, turn_back, turn_points
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class OnePassConfig:
     shifts: bool = False
     """Whether the graph network corrects where atoms are in the plane, as it does in depth."""
     sizes: bool = False
-    """Whether the graph network says how much larger the image is stated to be than it is."""
+    """Whether the graph network says how much larger the image is stated to be than it is. It learns that where samples
+    say it: simulated ones and those of `afmol dataset make`, but not imported ones."""
     rim: int = 0
     """Pixels, an even number, by which the image goes on beyond its edges as it ends there, for the network alone: it
     reads atoms near an edge better so (LOG.md, 2026-11-29)."""
@@ -81,17 +83,12 @@ BENEATH = 0.6
 hides what it is bonded to. It is no label, or one place would have two depths and two elements."""
 HEAT_SIGMA = 0.25
 """Width of an atom's Gaussian in the heat map, A (the original's)."""
-AT_ONCE = 8 * 64 * 64
-"""Pixels of the views of small images that are read together: eight at once take half of the time of eight alone."""
 GIVEN = 0.25
 """Share of the samples of a batch whose true positions are given."""
 SPAN = 10.0
 """Errors of sizes are counted as those of this length, A, that of a molecule."""
 LEAST_BOND = 0.01
 """Bonds less probable than this are not reported."""
-
-View = tuple[bool, bool, bool]
-VIEWS: list[View] = [(swap, x, y) for swap in (False, True) for x in (False, True) for y in (False, True)]
 
 
 class OnePass(nn.Module):
@@ -263,7 +260,7 @@ class OnePass(nn.Module):
         The mean over the eight views of an image (quarter turns and mirror images), so that turning or mirroring the
         image turns or mirrors the molecule and changes nothing else.
         """
-        groups = _together(images)
+        groups = together(images)
         with quick_convolutions(images.device):  # as in training
             seen = [self.posnet(torch.cat([turn(images, view) for view in group])) for group in groups]
         turned_back = [
@@ -285,18 +282,15 @@ class OnePass(nn.Module):
                 joined = (pairs + n * k[:, None, None]).flatten(0, 1)
                 known = None if told is None else told.repeat(len(group), 1)
                 many.append(self.bondnet(features, points, where, 2 * self.config.pixel, joined, known))
-            exists, elements, xy, z, bonds = (
-                torch.cat([getattr(g, name).unflatten(0, (len(v), count)) for v, g in zip(groups, many, strict=True)])
-                for name, count in (("exists", n), ("elements", n), ("xy", n), ("z", n), ("bonds", len(pairs)))
-            )
-            xy = torch.stack([points_back(seen, size, view) for seen, view in zip(xy, VIEWS, strict=True)])
-            stretches = [
-                g.stretch.unflatten(0, (len(v), len(images)))
-                for v, g in zip(groups, many, strict=True)
-                if g.stretch is not None
-            ]
-            stretch = torch.cat(stretches).mean(0) if stretches else None
-            return Graph(exists.mean(0), elements.mean(0), xy.mean(0), z.mean(0), pairs, bonds.mean(0), stretch)
+            counts = {"exists": n, "elements": n, "xy": n, "z": n, "bonds": len(pairs)}
+            counts |= {"stretch": len(images)} if self.config.sizes else {}
+            said = {
+                name: torch.cat([getattr(g, name).unflatten(0, (len(v), k)) for v, g in zip(groups, many, strict=True)])
+                for name, k in counts.items()
+            }
+            views = [view for group in groups for view in group]
+            said["xy"] = torch.stack([points_back(xy, size, view) for xy, view in zip(said["xy"], views, strict=True)])
+            return Graph(pairs=pairs, **{name: value.mean(0) for name, value in said.items()})
 
         graph = asked(None)
         for _ in range(self.config.feedback):
@@ -338,46 +332,6 @@ def _molecule(graph: Graph, mine: Bool[Tensor, " n"], threshold: float, depth: f
         bonds[use].double().numpy(force=True),
         element_probabilities=elements,
     )
-
-
-def _together(images: Float[Tensor, "batch slices nx ny"]) -> list[list[View]]:
-    """VIEWS in groups that go through the network as one batch: of one shape, and not more pixels than AT_ONCE."""
-    most = max(1, AT_ONCE // images[:, 0].numel())
-    same_shape = [VIEWS] if images.shape[2] == images.shape[3] else [VIEWS[:4], VIEWS[4:]]
-    return [views[k : k + most] for views in same_shape for k in range(0, len(views), most)]
-
-
-def turn(images: Float[Tensor, "batch channels nx ny"], view: View) -> Float[Tensor, "batch channels mx my"]:
-    """One of the eight views of an image: x and y swapped, then x reversed, then y reversed, each or not."""
-    swap, reverse_x, reverse_y = view
-    out = images.transpose(2, 3) if swap else images
-    return out.flip([axis for axis, reverse in ((2, reverse_x), (3, reverse_y)) if reverse])
-
-
-def turn_points(points: Float[Tensor, "n 3"], size: Float[Tensor, " 2"], view: View) -> Float[Tensor, "n 3"]:
-    """Where points (A) of an image of a size (A) lie in a view of it."""
-    swap, reverse_x, reverse_y = view
-    x, y, z = points.unbind(1)
-    (x, y), (lx, ly) = ((y, x), size.flip(0)) if swap else ((x, y), size)
-    return torch.stack([lx - x if reverse_x else x, ly - y if reverse_y else y, z], dim=1)
-
-
-def points_back(points: Float[Tensor, "n 2"], size: Float[Tensor, " 2"], view: View) -> Float[Tensor, "n 2"]:
-    """Where points in the plane of a view of an image of a size (A) lie in the image."""
-    swap, reverse_x, reverse_y = view
-    lx, ly = size.flip(0) if swap else size
-    x, y = points.unbind(1)
-    x, y = lx - x if reverse_x else x, ly - y if reverse_y else y
-    return torch.stack([y, x] if swap else [x, y], dim=1)
-
-
-def turn_back(maps: Float[Tensor, "batch 4 mx my"], view: View) -> Float[Tensor, "batch 4 nx ny"]:
-    """Maps of a view, in the image's own frame; the offsets are vectors and turn too."""
-    swap, reverse_x, reverse_y = view
-    heat, x, y, z = turn(maps, (False, reverse_x, reverse_y)).unbind(1)
-    x, y = -x if reverse_x else x, -y if reverse_y else y
-    out = torch.stack([heat, y, x, z] if swap else [heat, x, y, z], dim=1)
-    return out.transpose(2, 3) if swap else out
 
 
 def uncovered(batch: Batch) -> Batch:
