@@ -22,7 +22,6 @@ from afmol.data.bending import lay_down
 from afmol.data.molecules import FLAT, MoleculeSet, load_molecules
 from afmol.doubts import SENTENCES, image_doubts
 from afmol.evaluation import EvaluationConfig, evaluation_samples
-from afmol.scale import scale_ratio
 from afmol.simulation import TIPS, grid_around, simulate
 from afmol.simulation.artefacts import white_noise
 from afmol.structures import Scan
@@ -117,8 +116,7 @@ def sizes(molecules: MoleculeSet, count: int, model: str) -> None:
             for scan in tqdm(scans, desc=f"size x {factor:.2f}", mininterval=1):
                 found = predict(replace(scan, size=(scan.size[0] * factor, scan.size[1] * factor)), network)
                 doubted += any("bonds are" in warning for warning in found.warnings)
-                ratio = scale_ratio(found)
-                errors.append(np.nan if ratio is None else np.log(ratio.ratio / factor))
+                errors.append(np.log((found.stretch or np.nan) / factor))
             low, middle, high = np.nanquantile(errors, (0.16, 0.5, 0.84))
             print(
                 f"size x {factor:.2f}, flat, {conditions}: doubted {doubted / len(scans):.3f}, ln (found / true size) "

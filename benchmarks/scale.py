@@ -15,7 +15,6 @@ from afmol.data.molecules import load_molecules
 from afmol.evaluation import EvaluationConfig, ForceParameters, evaluation_samples
 from afmol.metrics import Comparison, compare, summary
 from afmol.prediction import predict, predict_many
-from afmol.scale import scale_ratio
 
 FACTORS = (0.94, 0.97, 1.0, 1.03, 1.06)
 
@@ -24,7 +23,7 @@ def main(data: str, count: int = 100, model: str = DEFAULT_MODEL) -> None:
     """Print a table."""
     network, name = load_image_model(model)
     config = EvaluationConfig(molecules=count)
-    print(f"{name}. After one reading, and as predict reads it: error of the size that bonds speak for, %, median and")
+    print(f"{name}. After one reading, and as predict reads it: error of the size that is found, %, median and")
     print("95 % of stacks; precision, recall, class accuracy, exact graphs")
     conditions: tuple[ForceParameters, ...] = ("nominal", "measured")
     for condition in conditions:
@@ -39,7 +38,7 @@ def main(data: str, count: int = 100, model: str = DEFAULT_MODEL) -> None:
                     counts += compare(there, truth, truth.within(network.config.depth))
                 f = summary(counts)
                 names = ("precision", "recall", "class_accuracy", "exact_graph_rate")
-                sizes = [size.ratio if (size := scale_ratio(m)) else 1.0 for m in found]
+                sizes = [m.stretch or 1.0 for m in found]
                 off = 100 * np.abs(np.array(sizes) / factor - 1)
                 row.append(
                     f"{np.median(off):4.1f} {np.quantile(off, 0.95):4.1f} " + " ".join(f"{f[n]:.3f}" for n in names)

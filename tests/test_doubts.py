@@ -11,6 +11,7 @@ import afmol
 from afmol.data.bending import lay_down
 from afmol.data.spoiled import KINDS
 from afmol.doubts import NOT_A_STACK, SENTENCES, doubted, image_doubts, kinds, size_doubt
+from afmol.scale import sized
 from afmol.simulation import TIPS, grid_around
 from afmol.simulation.artefacts import background_tilt, slice_drift, white_noise
 from afmol.structures import Molecule, Scan
@@ -122,7 +123,7 @@ def test_of_a_large_scan_the_part_with_contrast_is_judged():
 )
 def test_a_size_that_bonds_contradict_is_asked_about(factor, says):
     scan, truth = stack(SMILES[0])
-    scaled = replace(truth, positions=truth.positions * factor)
+    scaled = sized(replace(truth, positions=truth.positions * factor))
     doubts = size_doubt(replace(scan, size=(scan.size[0] * factor, scan.size[1] * factor)), scaled)
     assert [s in d for s, d in zip(says, doubts, strict=True)] == [True] * len(says)
 
@@ -133,7 +134,7 @@ def test_where_classes_are_unsure_bonds_say_less_of_the_size():
     for factor, p, doubted_ in ((1.1, 1.0, True), (1.1, 0.8, False), (1.3, 0.8, True), (1.0, 0.5, False)):
         said = p * sure + (1 - p) * np.roll(sure, 1, axis=1)
         molecule = replace(truth, positions=truth.positions * factor, class_probabilities=said)
-        assert bool(size_doubt(scan, molecule)) == doubted_
+        assert bool(size_doubt(scan, sized(molecule))) == doubted_
 
 
 def test_atoms_of_a_doubted_stack_are_less_sure():

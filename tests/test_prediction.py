@@ -20,7 +20,7 @@ from afmol.files import read_molecule
 from afmol.model import OnePass, OnePassConfig
 from afmol.naming import Namer
 from afmol.prediction import predict, write_prediction
-from afmol.scale import scale_ratio
+from afmol.scale import sized
 from afmol.structures import Molecule, Scan
 
 CONFIG = OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
@@ -118,7 +118,7 @@ def test_the_size_is_the_one_at_which_bonds_are_what_they_are(stated, part, read
     network = Believer(part, says)
     found = predict(scan, network)
     assert network.readings <= readings
-    ratio = scale_ratio(found).ratio
+    ratio = found.stretch
     if network.readings > 1:
         assert ratio == pytest.approx(stated, rel=0.008)
         width = np.ptp(ANTHRACENE.positions[:, 0])
@@ -133,7 +133,8 @@ def test_files_are_of_the_size_that_bonds_speak_for(stated, tmp_path):
     true = molecule_from_smiles("c1ccc2cc3ccccc3cc2c1")
     positions = true.positions * [stated, stated, 1.0] - [*true.positions[:, :2].min(0) - 2, true.positions[:, 2].max()]
     size = (16.0 * stated, 12.0 * stated)
-    write_prediction(blob(size, (32, 24), (4, 4)), replace(true, positions=positions), tmp_path, "a", "tiny", 0.8)
+    found = sized(replace(true, positions=positions))
+    write_prediction(blob(size, (32, 24), (4, 4)), found, tmp_path, "a", "tiny", 0.8)
     record = json.loads((tmp_path / "a.json").read_text())
     assert record["scan"]["stated_size"] == pytest.approx(size)
     assert record["scan"]["size"] == pytest.approx((16, 12), rel=0.015)

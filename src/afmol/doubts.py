@@ -77,7 +77,7 @@ def _stack_check() -> StackCheck:
 
 def size_doubt(scan: Scan, molecule: Molecule) -> list[str]:
     """Whether the bonds are too long or too short for the stated size."""
-    ratio = stretch(molecule)
+    ratio = doubted_stretch(molecule)
     if ratio == 1.0:
         return []
     how = "long" if ratio > 1 else "short"
@@ -85,21 +85,22 @@ def size_doubt(scan: Scan, molecule: Molecule) -> list[str]:
     return [f"bonds are {100 * abs(ratio - 1):.0f} % too {how}: is the size {stated} or {true} A?"]
 
 
-def stretch(molecule: Molecule) -> float:
-    """By how much bonds are longer than they are in nature, where that is beyond doubt; 1 where it is not."""
+def doubted_stretch(molecule: Molecule) -> float:
+    """By how much lengths are longer than they are in nature (scale.sized), where that is beyond doubt; else 1."""
     found = scale_ratio(molecule)
-    if found is None:
+    if found is None or molecule.stretch is None:
         return 1.0
     p = molecule.class_probabilities
     wrong = 0.0 if p is None else float(1 - p.max(1).mean())
-    if abs(np.log(found.ratio)) < max(MOST_STRETCH, SUREST * found.error) + UNSURE * wrong:
+    if abs(np.log(molecule.stretch)) < max(MOST_STRETCH, SUREST * found.error) + UNSURE * wrong:
         return 1.0
-    return found.ratio
+    return molecule.stretch
 
 
 def at_true_size(scan: Scan, molecule: Molecule) -> tuple[Scan, Molecule]:
-    """Scan and molecule as of the size that bonds speak for, where the stated one is doubted; else as they are."""
-    ratio = stretch(molecule)
+    """Scan and predicted molecule as of the size that bonds speak for, where the stated one is doubted; else as they
+    are."""
+    ratio = doubted_stretch(molecule)
     if ratio == 1.0:
         return scan, molecule
     true = (scan.size[0] / ratio, scan.size[1] / ratio)

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
-from .doubts import at_true_size, doubted
+from .doubts import at_true_size, doubted, doubted_stretch
 from .errors import AfmolError, ConfigError, ScanError
 from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .files.molecules import sdf
@@ -28,7 +28,8 @@ from .model import ImageModel, OnePass, deepest
 from .naming import Namer
 from .plots import prediction_picture
 from .resampling import resampled, usable
-from .scale import scale_ratio
+from .restraints import restrained
+from .scale import scale_ratio, sized
 from .structures import Molecule, Scan
 from .tiling import FAINTEST, NOTHING, contrast, cut, fullest, merged, tiled
 from .valences import FAINTEST_ATOM, settled
@@ -65,11 +66,12 @@ def predict(
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
     Where what the network says is no molecule by its valences, and a reading close by is one, that is the answer
-    (valences.py; not for thresholds below 0.5). Where bonds, and what the network says of the size, speak for another
-    one, the scan is read again until what is read agrees with the size (scale.py), and where the network is unsure of
-    its atoms, at other sizes; atoms stay in the frame of the size that was stated. What speaks against the stack or its
-    size is in `warnings` (doubts.py); if it is the images, confidences are halved. A scan longer than `tiling.LONGEST`
-    is read in overlapping tiles, so that memory stays bounded; z = 0 is then the topmost atom of each tile.
+    (valences.py), and its atoms are moved in the plane as lengths of bonds and widths of angles say (restraints.py);
+    neither for thresholds below 0.5. Where bonds, and what the network says of the size, speak for another one, the
+    scan is read again until what is read agrees with the size (scale.py), and where the network is unsure of its atoms,
+    at other sizes; atoms stay in the frame of the size that was stated. What speaks against the stack or its size is in
+    `warnings` (doubts.py); if it is the images, confidences are halved. A scan longer than `tiling.LONGEST` is read in
+    overlapping tiles, so that memory stays bounded; z = 0 is then the topmost atom of each tile.
 
     Args:
         scan: any width and height up to `WIDEST`, pixel size and number of slices from 3 up.
@@ -93,7 +95,10 @@ def predict(
     found = scale_ratio(molecule)
     if found is not None and abs(np.log(found.ratio / stretch)) >= max(READ_AGAIN, 2 * found.error):
         molecule = _consistent(scan, molecule, found.ratio, stretch, network, *how)
-    return doubted(scan, molecule)
+    molecule = doubted(scan, sized(molecule))
+    true = doubted_stretch(molecule)  # the size at which bonds have their lengths
+    placed = _placed([_stretched(molecule, 1 / true, 1 / true)], network, threshold)[0]
+    return _stretched(placed, true, true)
 
 
 def _consistent(
@@ -164,11 +169,11 @@ def _read(scan: Scan, network: ImageModel, threshold: float, depth: float | None
     """The molecule in a scan of the size that is stated, whole or in tiles."""
     tiles = tiled(scan)
     if len(tiles) == 1:
-        return predict_many([scan], network, threshold, depth)[0]
+        return _read_many([scan], network, threshold, depth)[0]
     found, least = [], FAINTEST * contrast(scan)
     for tile in tqdm(tiles, desc=scan.source, unit="tile", mininterval=1, disable=not progress):
         part = cut(scan, tile, least)
-        found.append(NOTHING if part is None else predict_many([part], network, threshold, depth)[0])
+        found.append(NOTHING if part is None else _read_many([part], network, threshold, depth)[0])
     return replace(merged(tiles, found), name=scan.source)
 
 
@@ -180,12 +185,26 @@ def _loaded(model: str) -> tuple[ImageModel, str]:
 def predict_many(
     scans: Sequence[Scan], network: ImageModel, threshold: float = 0.5, depth: float | None = None
 ) -> list[Molecule]:
-    """As `predict`, of several scans: those that come to one shape go through the network together, on its device.
+    """As `predict`, of several scans of the sizes that are stated, without doubts: those that come to one shape go
+    through the network together, on its device."""
+    return _placed([sized(m) for m in _read_many(scans, network, threshold, depth)], network, threshold)
 
-    Atoms and classes are those of a whole molecule where such a reading is close (valences.py), by a network that says
-    elements, and unless atoms are asked for that are less likely than not.
-    """
-    c, likely = network.config, isinstance(network, OnePass) and threshold >= 0.5
+
+def _placed(molecules: Sequence[Molecule], network: ImageModel, threshold: float) -> list[Molecule]:
+    """Molecules with their atoms where lengths of bonds and widths of angles let them be (restraints.py)."""
+    return [restrained(molecule) if _whole(network, threshold) else molecule for molecule in molecules]
+
+
+def _whole(network: ImageModel, threshold: float) -> bool:
+    """Whether what chemistry knows of molecules is used: on a network that says elements, and unless atoms are asked
+    for that are less likely than not."""
+    return isinstance(network, OnePass) and threshold >= 0.5
+
+
+def _read_many(scans: Sequence[Scan], network: ImageModel, threshold: float, depth: float | None) -> list[Molecule]:
+    """What the network sees in each scan; atoms and classes are those of a whole molecule where such a reading is close
+    (valences.py)."""
+    c, whole = network.config, _whole(network, threshold)
     stacks, scales = zip(*(resampled(scan, c.pixel, c.slices, c.widest_step) for scan in scans), strict=True)
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, stack in enumerate(stacks):
@@ -195,8 +214,8 @@ def predict_many(
     for places in groups.values():
         for some in (places[k : k + TOGETHER] for k in range(0, len(places), TOGETHER)):
             images = torch.from_numpy(np.stack([stacks[i].transpose(2, 0, 1) for i in some])).to(device)
-            molecules = network.predict(images, FAINTEST_ATOM if likely else threshold, depth)
-            found |= zip(some, [_kept(m, threshold) for m in molecules] if likely else molecules, strict=True)
+            molecules = network.predict(images, FAINTEST_ATOM if whole else threshold, depth)
+            found |= zip(some, [_kept(m, threshold) for m in molecules] if whole else molecules, strict=True)
     return [replace(_stretched(found[i], *scales[i]), name=scan.source) for i, scan in enumerate(scans)]
 
 

@@ -130,8 +130,8 @@ class Molecule:
     smiles: tuple[str | None, ...] = ()
     """Of each of `parts`, None where it is no whole molecule; empty where nobody asked (naming.py)."""
     stretch: float | None = None
-    """Of atoms in an image, its stated size over the true one: lengths in the plane are so many times too long. None:
-    unknown."""
+    """Of atoms in an image, its stated size over the true one: lengths in the plane are so many times too long, as a
+    network says, and, once it is predicted, as it and the bonds do together (scale.py). None: unknown."""
 
     def __post_init__(self) -> None:
         n, m = len(self.numbers), len(self.bonds)
