@@ -19,7 +19,7 @@ from afmol.errors import ConfigError
 from afmol.files import read_molecule
 from afmol.model import OnePass, OnePassConfig
 from afmol.naming import Namer
-from afmol.prediction import predict, write_prediction
+from afmol.prediction import predict, predict_many, write_prediction
 from afmol.scale import sized
 from afmol.structures import Molecule, Scan
 
@@ -126,6 +126,38 @@ def test_the_size_is_the_one_at_which_bonds_are_what_they_are(stated, part, read
     else:
         assert abs(stated - 1) < 0.02
     assert any("bonds are" in warning for warning in found.warnings) == (abs(stated - 1) > 0.05)
+
+
+@pytest.mark.parametrize("stated", [1.0, 0.8])
+def test_bonds_of_what_is_found_have_their_lengths(stated, monkeypatch):
+    """In the frame of the stated size, if that is right; if it is not, at the size that they speak for."""
+    network, believer = OnePass(replace(CONFIG, slices=3)), Believer(0.5, says=True)
+    away = np.random.default_rng(0).normal(0, 0.06, (len(ANTHRACENE), 3)) * [1, 1, 0]
+
+    def seen(*asked):
+        molecule = believer.predict(*asked)[0]
+        return [replace(molecule, positions=molecule.positions + away)]
+
+    monkeypatch.setattr(network, "predict", seen)
+    scan = blob((60.0 * stated, 60.0 * stated), (240, 240), (30 * stated, 30 * stated))
+    i, j = ANTHRACENE.bonds.T
+
+    def wrong(positions):
+        lengths = np.linalg.norm(positions[i] - positions[j], axis=1)
+        return np.abs(
+            np.log(lengths / np.linalg.norm(ANTHRACENE.positions[i] - ANTHRACENE.positions[j], axis=1))
+        ).mean()
+
+    found, raw = predict(scan, network), predict(scan, network, 0.4)
+    assert found.warnings == raw.warnings
+    assert found.stretch == raw.stretch
+    assert any("bonds are" in warning for warning in found.warnings) == (stated < 1)
+    assert found.positions.mean(0) == pytest.approx(raw.positions.mean(0), abs=0.02)
+    true = found.stretch if stated < 1 else 1.0
+    assert wrong(found.positions / [true, true, 1]) < 0.5 * wrong(raw.positions / [true, true, 1])
+    at_once = predict_many([scan], network)[0]
+    if stated == 1:
+        assert at_once.positions == pytest.approx(found.positions)
 
 
 @pytest.mark.parametrize("stated", [1.0, 0.9])
