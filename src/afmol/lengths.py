@@ -48,14 +48,16 @@ class Lengths(NamedTuple):
 
 def known_bonds(molecule: Molecule) -> Lengths:
     """The likely bonds of a molecule that are in the table."""
-    of, bonds = kinds(molecule.numbers, likely := molecule.bonds[molecule.likely]), bond_lengths()
-    return _listed([(i, j, bonds.get(ordered(of[i], of[j]))) for i, j in likely.tolist()])
+    bonds = molecule.bonds[molecule.likely]
+    of, table = kinds(molecule.numbers, bonds), bond_lengths()
+    return _listed([(i, j, table.get(ordered(of[i], of[j]))) for i, j in bonds.tolist()])
 
 
 def known_angles(molecule: Molecule) -> Lengths:
     """The pairs of atoms likely bonded to the same one, and not to each other, that are in the table."""
-    of, across = kinds(molecule.numbers, likely := molecule.bonds[molecule.likely]), angle_lengths()
-    return _listed([(i, j, across.get(angle(of, i, c, j, ring))) for i, c, j, ring in angles(likely)])
+    bonds = molecule.bonds[molecule.likely]
+    of, table = kinds(molecule.numbers, bonds), angle_lengths()
+    return _listed([(i, j, table.get(angle(of, i, c, j, ring))) for i, c, j, ring in angles(bonds)])
 
 
 def _listed(found: Sequence[tuple[int, int, Length | None]]) -> Lengths:
