@@ -3,8 +3,8 @@
     python benchmarks/doubts.py molecules/test.npz [stacks of a kind] [model]
 
 Stacks of the yardstick (CONVENTIONS.md), spoiled by code of its own, not by that which the network learned from
-(`afmol.data.spoiled`). With a model, stacks of a wrong size are read too: whether they are doubted, and the error of
-the size that is found.
+(`afmol.data.spoiled`). With a model, good stacks are read too, and whether any warning is given, and stacks of a wrong
+size: whether they are doubted, and the error of the size that is found.
 """
 
 import sys
@@ -21,13 +21,15 @@ from afmol.checkpoint import load_image_model
 from afmol.data.bending import lay_down
 from afmol.data.molecules import FLAT, MoleculeSet, load_molecules
 from afmol.doubts import SENTENCES, image_doubts
-from afmol.evaluation import EvaluationConfig, evaluation_samples
+from afmol.evaluation import EvaluationConfig, ForceParameters, Shapes, evaluation_samples
 from afmol.simulation import TIPS, grid_around, simulate
 from afmol.simulation.artefacts import white_noise
 from afmol.structures import Scan
 
 SIZE, SHAPE = (16.0, 16.0), (64, 64, 10)
 FACTORS = (1 / 1.3, 1 / 1.06, 1.0, 1.06, 1.3)
+CONDITIONS: tuple[ForceParameters, ...] = ("nominal", "charged", "random", "measured")
+SHAPES: tuple[Shapes, ...] = ("flat", "all")
 MANY = 9
 """Visible atoms."""
 WHAT = {sentence: kind for kind, sentence in SENTENCES.items()}
@@ -79,8 +81,8 @@ def all_stacks(molecules: MoleculeSet, count: int) -> Iterator[tuple[str, Scan]]
     """Stacks with their names."""
     config = EvaluationConfig(count, seed=5)
     flat = np.flatnonzero(molecules.flatness < FLAT)
-    for conditions in ("nominal", "charged", "random", "measured"):
-        for shapes in ("flat", "all"):
+    for conditions in CONDITIONS:
+        for shapes in SHAPES:
             for k, sample in enumerate(evaluation_samples(molecules, shapes, conditions, config)):
                 rng = np.random.default_rng((5, k))
                 yield f"good, {shapes}, {conditions}", sample.scan
@@ -103,7 +105,20 @@ def main(data: str, count: int = 100, model: str = "") -> None:
     for name, kinds in said.items():
         print(f"{name:36} doubted {1 - kinds['good'] / kinds.total():.3f}  {dict(kinds.most_common())}")
     if model:
+        good(molecules, count, model)
         sizes(molecules, count, model)
+
+
+def good(molecules: MoleculeSet, count: int, model: str) -> None:
+    """How many good stacks are warned of when they are read, for their images or for their size."""
+    network, config, said = load_image_model(model)[0], EvaluationConfig(count, seed=5), Counter[str]()
+    for conditions in CONDITIONS:
+        for shapes in SHAPES:
+            for scan, _ in evaluation_samples(molecules, shapes, conditions, config):
+                warnings = predict(scan, network).warnings
+                kinds = [WHAT.get(w, "size" if "bonds are" in w else "repeated") for w in warnings]
+                said[" and ".join(kinds) or "nothing"] += 1
+    print(f"good stacks, read: warned of {1 - said['nothing'] / said.total():.4f}  {dict(said.most_common())}")
 
 
 def sizes(molecules: MoleculeSet, count: int, model: str) -> None:

@@ -139,7 +139,11 @@ def test_the_answer_is_the_most_probable_whole_reading(smiles, data):
     if (len(close) > 1 and close[1][0] - close[0][0] < 1e-3) or abs(close[-1][0] - STRENGTH) < 1e-3:
         return
     found = settled(read)
-    assert smiles_of(found) == smiles_of(close[0][1])
+    if smiles_of(found) is None:  # RDKit draws some cumulenes (HN=C=C beside NH) with charges
+        cost = next(cost for cost, r in readings if np.array_equal(r.numbers, found.numbers))
+        assert cost <= close[0][0]
+    else:
+        assert smiles_of(found) == smiles_of(close[0][1])
 
 
 @pytest.mark.parametrize("confidence", [FAINTEST_ATOM + 0.01, 0.3, 0.49])

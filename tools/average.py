@@ -1,6 +1,6 @@
 """The mean of two networks that one run led to from the other: flatter, and so better on what they have not seen.
 
-    python tools/average.py runs/measured_13/measured.safetensors runs/measured_14/measured.safetensors measured.safetensors
+    python tools/average.py runs/measured_13/measured.safetensors runs/measured_14/measured.safetensors mean.safetensors
 
 What the first lacks (such as model.sizes) is the second's. Source: Izmailov et al., Averaging weights leads to wider
 optima and better generalization, UAI 2018.
