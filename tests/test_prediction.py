@@ -16,10 +16,10 @@ from afmol.data.bending import lay_down
 from afmol.data.chemistry import graph_from_geometry
 from afmol.elements import CATEGORIES, ELEMENTS, element_index
 from afmol.errors import ConfigError
-from afmol.files import read_molecule
+from afmol.files import read_molecule, write_scan
 from afmol.model import OnePass, OnePassConfig
 from afmol.naming import Namer
-from afmol.prediction import predict, predict_many, write_prediction
+from afmol.prediction import predict, predict_files, predict_many, write_prediction
 from afmol.scale import sized
 from afmol.structures import Molecule, Scan
 
@@ -175,6 +175,23 @@ def test_files_are_of_the_size_that_bonds_speak_for(stated, tmp_path):
         i, j = true.bonds.T
         lengths = np.linalg.norm(true.positions[i] - true.positions[j], axis=1)
         assert np.linalg.norm(found[i] - found[j], axis=1) == pytest.approx(lengths, rel=0.03)
+
+
+def test_molecules_are_told_apart_at_their_true_size(tmp_path, weights, monkeypatch):
+    """A hydrogen 2.2 A beside anthracene, 1.8 A as the size is stated: two molecules, the first with its name."""
+    stated, true = 0.8, ANTHRACENE
+    beside = true.positions[true.positions[:, 0].argmax()] + [2.2, 0.0, 0.0]
+    both = Molecule(np.vstack([true.positions, beside]), np.append(true.numbers, 1), true.bonds)
+    both = replace(both, positions=both.positions * [stated, stated, 1], stretch=stated)
+    assert len(both.parts()) == 1
+    monkeypatch.setattr("afmol.prediction.predict", lambda *asked, **how: both)
+    write_scan(blob((16.0 * stated, 12.0 * stated), (32, 24), (4, 4)), tmp_path / "a.npz")
+    ((_, found),) = predict_files([str(tmp_path / "a.npz")], tmp_path, str(weights))
+    assert isinstance(found, Molecule)
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert [(len(m["atoms"]), m["smiles"]) for m in record["molecules"]] == [(24, "c1ccc2cc3ccccc3cc2c1"), (1, None)]
+    assert record["scan"]["size"] == pytest.approx((16, 12))
+    assert record["scan"]["stated_size"] == pytest.approx((16 * stated, 12 * stated))
 
 
 def test_each_molecule_is_an_entry(tmp_path):

@@ -278,6 +278,7 @@ def write_prediction(
     depth: float,
     reference: Molecule | None = None,
     source: str = "",
+    stated: tuple[float, float] | None = None,
 ) -> list[Path]:
     """NAME.json (every candidate bond with its probability), NAME.xyz, NAME.sdf and NAME.png (bonds above 0.5) in OUT.
 
@@ -285,12 +286,13 @@ def write_prediction(
 
     Where the stated size of the scan is doubted, all of them are of the size that bonds speak for (doubts.py).
 
-    NAME.json says that the scan came from `source`; from what the scan itself says, if that is empty.
+    NAME.json says that the scan came from `source`, and that its size was said to be `stated` (A): from what the scan
+    itself says, if they are not given.
 
     Raises:
         ConfigError: a folder that cannot be written.
     """
-    out, stated = Path(out), scan.size
+    out, stated = Path(out), stated or scan.size
     scan, molecule = at_true_size(scan, molecule)
     bonded = molecule.with_likely_bonds()
     paths = [out / f"{name}{suffix}" for suffix in RESULTS]
@@ -355,9 +357,10 @@ def predict_files(
                     _check_results(out, stem, origin)
                 scan = read_scan(source, **reading)
                 molecule = predict(scan, network, threshold, depth=depth, progress=progress)
+                true, molecule = at_true_size(scan, molecule)  # what is one molecule depends on it
                 molecule = named(molecule, namer, hydrogens=hydrogens)
                 down = network.config.depth if depth is None else depth
-                write_prediction(scan, molecule, out, stem, name, down, source=origin)
+                write_prediction(true, molecule, out, stem, name, down, source=origin, stated=scan.size)
                 yield stem, molecule
             except AfmolError as error:
                 yield first, error
