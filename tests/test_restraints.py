@@ -73,6 +73,8 @@ def test_moved_turned_and_mirrored_molecules_are_the_same(molecule, seed, angle,
     found = restrained(start).positions
     assert restrained(there).positions == pytest.approx(found @ turn + [3.0, -2.0, 0.5], abs=1e-6)
     assert found.mean(0) == pytest.approx(start.positions.mean(0), abs=1e-9), "distances pull both ways"
+    (x, y), (dx, dy) = found[:, :2].T, (found - start.positions)[:, :2].T
+    assert abs((x * dy - y * dx).mean()) < 1e-3, "and along the lines between atoms, so that nothing turns"
     assert (found[:, 2] == start.positions[:, 2]).all()
 
 

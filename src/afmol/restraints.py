@@ -9,7 +9,7 @@
 
 Restrained refinement, as crystallographers do it (Konnert, Acta Cryst. A 32 (1976) 614; Hendrickson, Methods Enzymol.
 115 (1985) 252), with Cauchy's loss, as a bond or a class may be wrong. What distances say does not move a molecule or
-turn it. Atoms come 15 % nearer to where they are on flat nominal stacks (LOG.md, 2026-11-30).
+turn it. Atoms come 15 % nearer to where they are on flat nominal stacks (benchmarks/restraints.py).
 """
 
 from dataclasses import replace
