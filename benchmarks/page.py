@@ -18,7 +18,7 @@ import psutil
 
 import afmol
 from afmol.files import write_scan
-from afmol.prediction import prediction_record
+from afmol.results import prediction_record
 from afmol.serve import server
 from afmol.serve.worker import Worker
 from afmol.simulation import Grid, Tip, simulate, standard_heights

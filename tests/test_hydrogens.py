@@ -13,7 +13,7 @@ from afmol.data.chemistry import molecule_from_smiles
 from afmol.files import read_molecule, write_scan
 from afmol.hydrogens import LENGTHS, arrangements, lacking, with_hydrogens
 from afmol.naming import Namer, smiles_of
-from afmol.prediction import named
+from afmol.results import named
 from afmol.structures import Molecule, Scan
 from strategies import made
 
@@ -122,7 +122,7 @@ def test_on_request_they_are_in_the_files_and_marked(tmp_path, capsys, monkeypat
     pyridine = molecule_from_smiles("c1ccncc1", seed=1)
     bare = without(pyridine, np.flatnonzero(pyridine.numbers == 1))
     bare = replace(bare, positions=bare.positions - [*bare.positions.min(0)[:2] - 3, 0], confidence=np.full(6, 0.9))
-    monkeypatch.setattr("afmol.prediction.predict", lambda *_, **__: bare)
+    monkeypatch.setattr("afmol.results.predict", lambda *_, **__: bare)
     rng = np.random.default_rng(0)
     write_scan(Scan(rng.normal(size=(40, 40, 5)), (10.0, 10.0), np.arange(5, 0, -1.0)), tmp_path / "s.npz")
     main(["predict", str(tmp_path / "s.npz"), "-o", str(tmp_path / "a")])

@@ -44,6 +44,7 @@ ORDER = (
         "naming",
         "valences",
         "prediction",
+        "results",
         "evaluation",
         "calibration",
         "soap_evaluation",

@@ -22,7 +22,7 @@ from afmol.data.chemistry import molecule_from_smiles
 from afmol.errors import ConfigError
 from afmol.files import read_molecule, write_scan
 from afmol.fitting import Conditions, FitConfig, fit_conditions, imaged
-from afmol.prediction import prediction_record
+from afmol.results import prediction_record
 from afmol.serve.server import PAGE, serving
 from afmol.serve.worker import Worker
 from afmol.simulation import TIPS, grid_around, simulate

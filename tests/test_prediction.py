@@ -19,7 +19,8 @@ from afmol.errors import ConfigError
 from afmol.files import read_molecule, write_scan
 from afmol.model import OnePass, OnePassConfig
 from afmol.naming import Namer
-from afmol.prediction import predict, predict_files, predict_many, write_prediction
+from afmol.prediction import predict, predict_many
+from afmol.results import predict_files, write_prediction
 from afmol.scale import sized
 from afmol.structures import Molecule, Scan
 
@@ -184,7 +185,7 @@ def test_molecules_are_told_apart_at_their_true_size(tmp_path, weights, monkeypa
     both = Molecule(np.vstack([true.positions, beside]), np.append(true.numbers, 1), true.bonds)
     both = replace(both, positions=both.positions * [stated, stated, 1], stretch=stated)
     assert len(both.parts()) == 1
-    monkeypatch.setattr("afmol.prediction.predict", lambda *asked, **how: both)
+    monkeypatch.setattr("afmol.results.predict", lambda *asked, **how: both)
     write_scan(blob((16.0 * stated, 12.0 * stated), (32, 24), (4, 4)), tmp_path / "a.npz")
     ((_, found),) = predict_files([str(tmp_path / "a.npz")], tmp_path, str(weights))
     assert isinstance(found, Molecule)

@@ -12,7 +12,8 @@ from .evaluation import YARDSTICK
 from .files import make_folder, write_molecule, write_scan
 from .metrics import compare, summary, table, total
 from .plots import stack_strip
-from .prediction import predict, write_prediction
+from .prediction import predict
+from .results import write_prediction
 from .simulation import TIPS, grid_around, simulate
 from .simulation.artefacts import white_noise
 

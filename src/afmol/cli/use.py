@@ -70,7 +70,7 @@ def predict(
             want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json.
         overwrite: replace results of other stacks of the same name, which are left alone otherwise.
     """
-    from ..prediction import predict_files
+    from ..results import predict_files
 
     reading = {"size": size, "heights": heights, "channel": channel, "direction": direction}
     failures = 0

@@ -24,7 +24,8 @@ from ..files import MOLECULES, read_scan, write_molecule
 from ..fitting import Conditions, FitConfig, correlations, fit_conditions, imaged, target
 from ..plots import prediction_picture
 from ..plots.stack import best_slice
-from ..prediction import predict, prediction_record
+from ..prediction import predict
+from ..results import prediction_record
 from ..structures import Molecule, Scan
 
 Say = Callable[[str], None]

@@ -1,0 +1,210 @@
+"""From a molecule that was found to the files that a person takes home; from files of stacks to those."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from .checkpoint import DEFAULT_MODEL, load_image_model
+from .doubts import at_true_size
+from .errors import AfmolError, ConfigError
+from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
+from .files.molecules import sdf
+from .hydrogens import with_hydrogens
+from .naming import Namer
+from .plots import prediction_picture
+from .prediction import check_depth, predict
+from .structures import Molecule, Scan
+
+RESULTS = (".json", ".xyz", ".sdf", ".png")
+"""Suffixes of the files of a prediction."""
+
+
+def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) -> dict:
+    """A prediction as plain values, format afmol-prediction/1 (CONVENTIONS.md)."""
+    n, m, alternatives, parts = len(molecule), len(molecule.bonds), molecule.alternatives(), molecule.parts()
+    smiles = molecule.smiles or [None] * len(parts)
+    probabilities = molecule.class_probabilities if molecule.class_probabilities is not None else np.zeros((n, 5))
+    confidence = molecule.confidence if molecule.confidence is not None else np.ones(n)
+    bonds = molecule.bond_probabilities if molecule.bond_probabilities is not None else np.ones(m)
+    return {
+        "format": "afmol-prediction/1",
+        "scan": {"source": scan.source, "shape": list(scan.data.shape), "size": [float(s) for s in scan.size]},
+        "model": {"name": model, "depth": depth},
+        "atoms": [
+            {
+                "position": [round(float(v), 4) for v in molecule.positions[i]],
+                "class": int(molecule.classes[i]),
+                "element": molecule.symbols[i],
+                "class_probabilities": [round(float(v), 4) for v in probabilities[i]],
+                "elements": [[symbol, round(p, 4)] for symbol, p in alternatives[i]],
+                "confidence": round(float(confidence[i]), 4),
+            }
+            | ({"unseen": True} if molecule.unseen[i] else {})
+            for i in range(n)
+        ],
+        "bonds": [
+            {"atoms": [int(i), int(j)], "probability": round(float(p), 4)}
+            for (i, j), p in zip(molecule.bonds, bonds, strict=True)
+        ],
+        "molecules": [
+            {"atoms": part.tolist(), "smiles": name, "readings": _readings(molecule, part)}
+            for part, name in zip(parts, smiles, strict=True)
+        ],
+        "warnings": list(molecule.warnings),
+    }
+
+
+def _readings(molecule: Molecule, part: Int[np.ndarray, " k"]) -> list[dict]:
+    """Of one molecule in a scan; atoms count through the scan."""
+    return [
+        {"probability": round(p, 4), "changes": [[int(part[i]), symbol] for i, symbol in changes.items()]}
+        for changes, p in molecule.taken(part).readings()
+    ]
+
+
+def write_prediction(
+    scan: Scan,
+    molecule: Molecule,
+    out: str | Path,
+    name: str,
+    model: str,
+    depth: float,
+    reference: Molecule | None = None,
+    source: str = "",
+    stated: tuple[float, float] | None = None,
+) -> list[Path]:
+    """NAME.json (every candidate bond with its probability), NAME.xyz, NAME.sdf and NAME.png (bonds above 0.5) in OUT.
+
+    In NAME.sdf each molecule of a scan that shows several is an entry of its own.
+
+    Where the stated size of the scan is doubted, all of them are of the size that bonds speak for (doubts.py).
+
+    NAME.json says that the scan came from `source`, and that its size was said to be `stated` (A): from what the scan
+    itself says, if they are not given.
+
+    Raises:
+        ConfigError: a folder that cannot be written.
+    """
+    out, stated = Path(out), stated or scan.size
+    scan, molecule = at_true_size(scan, molecule)
+    bonded = molecule.with_likely_bonds()
+    paths = [out / f"{name}{suffix}" for suffix in RESULTS]
+    make_folder(out)
+    record = prediction_record(replace(scan, source=source or scan.source), molecule, model, depth)
+    record["scan"]["stated_size"] = [float(side) for side in stated]
+    text = json.dumps(record, indent=1)
+    write_file(paths[0], f"{text}\n".encode())
+    write_molecule(bonded, paths[1])
+    write_file(paths[2], b"".join(sdf(bonded.taken(part)) for part in bonded.parts()) or sdf(bonded))
+    prediction_picture(scan, bonded, paths[3], reference)
+    return paths
+
+
+def predict_files(
+    sources: Sequence[str],
+    out: str | Path,
+    model: str = DEFAULT_MODEL,
+    threshold: float = 0.5,
+    *,
+    depth: float | None = None,
+    hydrogens: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+    **reading: Any,
+) -> Iterator[tuple[str, Molecule | AfmolError]]:
+    """Predict stacks from files and write the results: the name of each one's results, and its molecule or mistake.
+
+    Results are named after the stack's file; where several of a call have one name, each gets a part of the SHA-256 of
+    its path besides. Results of the same stack are replaced.
+
+    Args:
+        sources: a stack each; several files of one slice each are together one stack.
+        out: folder for the results; made if it is not there.
+        model: a shipped name or a weight file.
+        threshold: atoms with less confidence are left out.
+        depth: atoms further below the topmost one are left out, A; None: the model's usual depth.
+        hydrogens: add those that valences ask for and no image shows, with confidence 0 (hydrogens.py).
+        overwrite: replace the results of other stacks, and other files of these names, too.
+        progress: show a bar over the tiles of a large stack.
+        reading: size, heights, channel, direction, as of `read_scan`.
+
+    Raises:
+        ConfigError: no sources, an impossible threshold or depth, a folder that cannot be written. WeightsError: the
+        model.
+    """
+    if not sources:
+        raise ConfigError("Name at least one stack to read; see afmol predict --help.")
+    if not 0 < threshold < 1:
+        raise ConfigError("The threshold is a probability between 0 and 1.")
+    out = make_folder(out)  # before the work, not after it
+    network, name = load_image_model(model)
+    check_depth(network, depth)
+    slices = len(sources) > 1 and all(is_single_slice(source) for source in sources)
+    stacks: list[str | list[str]] = [list(sources)] if slices else list(sources)
+    stems = result_names([s[0] if isinstance(s, list) else s for s in stacks])
+    with Namer() as namer:
+        for source, stem in zip(stacks, stems, strict=True):
+            first, origin = (source[0], _origin(*source)) if isinstance(source, list) else (source, _origin(source))
+            try:
+                if not overwrite:
+                    _check_results(out, stem, origin)
+                scan = read_scan(source, **reading)
+                molecule = predict(scan, network, threshold, depth=depth, progress=progress)
+                true, molecule = at_true_size(scan, molecule)  # what is one molecule depends on it
+                molecule = named(molecule, namer, hydrogens=hydrogens)
+                down = network.config.depth if depth is None else depth
+                write_prediction(true, molecule, out, stem, name, down, source=origin, stated=scan.size)
+                yield stem, molecule
+            except AfmolError as error:
+                yield first, error
+
+
+def named(molecule: Molecule, namer: Namer, *, hydrogens: bool = False) -> Molecule:
+    """The molecule with the SMILES of each of its parts; with the hydrogens that those lack, if they are asked for."""
+    pieces = [(part, molecule.taken(part)) for part in molecule.parts()]
+    names = tuple(namer.smiles(piece) for _, piece in pieces)
+    if not hydrogens:
+        return replace(molecule, smiles=names)
+    lacking = [piece for piece, name in zip(pieces, names, strict=True) if name is None]
+    added = {int(part[i]): where for part, piece in lacking for i, where in namer.hydrogens(piece).items()}
+    return named(with_hydrogens(molecule, added), namer)
+
+
+def result_names(sources: Sequence[str]) -> list[str]:
+    """A name for the results of each stack: that of its file, and a part of the SHA-256 of its path where several files
+    have that name (CONVENTIONS.md). The same path gets the same name, in whatever order."""
+    paths = [os.path.abspath(source) for source in dict.fromkeys(sources)]
+    shared = Counter(Path(path).stem for path in {*paths})
+    names = {}
+    for source in sources:
+        path = os.path.abspath(source)
+        stem, mark = Path(path).stem, hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+        names[source] = f"{stem}-{mark}" if shared[stem] > 1 else stem
+    return [names[source] for source in sources]
+
+
+def _origin(first: str, *further: str) -> str:
+    """The whole path of a stack, of slices that of the first and the name of the last."""
+    return " to ".join([os.path.abspath(first), *(Path(path).name for path in further[-1:])])
+
+
+def _check_results(out: Path, name: str, source: str) -> None:
+    """ConfigError if there are files of these names that are not the results of this source."""
+    there = [path for path in (out / f"{name}{suffix}" for suffix in RESULTS) if os.path.lexists(path)]
+    if not there:
+        return
+    try:
+        of = str(json.loads((out / f"{name}.json").read_bytes())["scan"]["source"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        of = ""
+    if of != source:
+        what = f"is of another stack, {of}" if of else "is there and no result of afmol's"
+        raise ConfigError(f"{there[0]} {what}; choose another folder, or --overwrite.")
