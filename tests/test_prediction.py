@@ -285,6 +285,15 @@ def test_what_no_chemist_believes_has_none():
             assert namer.smiles(part) is None
 
 
+@pytest.mark.parametrize(
+    ("smiles", "named"), [("O=[N+]([O-])c1ccccc1", True), ("[O-][n+]1ccccc1", True), ("[O-]c1ccc[nH+]c1", False)]
+)
+def test_charges_stand_side_by_side_or_speak_of_a_wrong_atom(smiles, named):
+    molecule = molecule_from_smiles(smiles)
+    with Namer() as namer:
+        assert (namer.smiles(molecule) is not None) == named
+
+
 def test_naming_that_takes_too_long_is_ended():
     pyridine = molecule_from_smiles("c1ccncc1")
     with Namer(seconds=0.01) as namer:  # less than it takes to start

@@ -26,8 +26,8 @@ MEMORY = 2 * 2**30
 """Address space of the process, bytes; RDKit alone takes 0.6 GiB of it."""
 
 CHARGED = {("N", 1), ("O", -1)}
-"""Charged atoms that a molecule may have, those of nitro groups and N-oxides. Others, and triple bonds in rings, are
-what RDKit makes of a hydrogen that was not seen or an element that is wrong."""
+"""Charged atoms that a molecule may have side by side, those of nitro groups and N-oxides. Others, and triple bonds in
+rings, are what RDKit makes of a hydrogen that was not seen or an element that is wrong."""
 
 
 class Namer:
@@ -106,9 +106,12 @@ def smiles_of(molecule: Molecule) -> str | None:
 
     with contextlib.suppress(AfmolError):
         mol = graph_from_geometry(molecule, bonded=True)
-        if all((a.GetSymbol(), a.GetFormalCharge()) in CHARGED for a in mol.GetAtoms() if a.GetFormalCharge()) and not (
-            any(b.IsInRing() and b.GetBondTypeAsDouble() == 3 for b in mol.GetBonds())
-        ):
+        charged = [a for a in mol.GetAtoms() if a.GetFormalCharge()]
+        if all(
+            (a.GetSymbol(), a.GetFormalCharge()) in CHARGED
+            and any(b.GetFormalCharge() == -a.GetFormalCharge() for b in a.GetNeighbors())
+            for a in charged
+        ) and not any(b.IsInRing() and b.GetBondTypeAsDouble() == 3 for b in mol.GetBonds()):
             return mol.GetProp("_Name")
     return None
 
