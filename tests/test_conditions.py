@@ -14,7 +14,7 @@ from afmol.data.molecules import molecule_set
 from afmol.data.samples import DataConfig, make_sample, stored_form
 from afmol.elements import ELEMENTS
 from afmol.errors import ConfigError, MoleculeError
-from afmol.simulation import TIPS
+from afmol.simulation import TIPS, force_centres
 from afmol.simulation.artefacts import linear_drift, rounded
 from strategies import chain, flat_ring, hand, lamp, made
 
@@ -134,6 +134,31 @@ def test_heights_are_above_the_topmost_nucleus_or_as_the_force_model_counts():
     drawn = [random_conditions(rng(s), (3.0, 3.0), 0.0, Measured(exponential_share=1.0)) for s in range(2)]
     heights = simulate_sample(carbon, drawn[0], (-2.0, -2.0), (16, 16), 0.25, 4).heights
     assert heights[-1] - plain.tip.bond_length == pytest.approx(3.0 - 0.35)
+
+
+def test_halogens_are_flattened_and_dispersion_is_scaled_where_it_is_asked_for():
+    """Within the ranges, dispersion of all elements alike and of exponentials alone; heights are those of the nuclei."""
+    m = Measured(exponential_share=0.5, dispersion_scale=(0.2, 1.2), flattening=(0.5, 1.5))
+    drawn = [random_conditions(rng(s), (3.0, 3.0), 0.0, m) for s in range(60)]
+    assert all(0.5 <= c.flattening <= 1.5 for c in drawn)
+    scales = [c.factors["c6"] for c in drawn if c.force.name == "exponential"]
+    assert all(len(set(s.tolist())) == 1 and 0.2 <= s[0] <= 1.2 for s in scales)
+    assert np.ptp([s[0] for s in scales]) > 0.5
+    assert not any("c6" in c.factors for c in drawn if c.force.name == "lennard-jones")
+    chloride = made([[0.0, 0, -0.3], [1.7, 0, 0]], [6, 17])
+    assert chloride.bonds.tolist() == [[0, 1]]
+    plain, grid = nominal_conditions(rng()), ((-2.0, -2.0), (24, 16), 0.25, 4)
+    flat = simulate_sample(chloride, replace(plain, flattening=1.0, clearance=3.0), *grid)
+    by_hand = replace(chloride, positions=force_centres(chloride, 1.0))
+    assert flat.heights[-1] - plain.tip.bond_length == pytest.approx(3.0)
+    moved_down = 3.0 - by_hand.positions[:, 2].max()  # the same heights above the lower centre
+    np.testing.assert_array_equal(flat.data, simulate_sample(by_hand, replace(plain, clearance=moved_down), *grid).data)
+
+
+@pytest.mark.parametrize("wrong", [{"flattening": (-0.1, 1.0)}, {"dispersion_scale": (-1.0, 1.0)}])
+def test_flattening_and_dispersion_are_not_negative(wrong):
+    with pytest.raises(ConfigError, match="not negative"):
+        Measured(**wrong)
 
 
 def test_bridges_by_hand():

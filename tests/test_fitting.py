@@ -81,6 +81,17 @@ def test_the_gradient_of_the_score_is_the_slope(molecule):
         assert float(leaves.grad[k]) == pytest.approx(slope, rel=1e-4, abs=1e-6), Pose._fields[k]
 
 
+def test_flattened_halogens_are_fitted_as_such():
+    """A stack of flat bromine is met by flat bromine, and less by round one."""
+    bromide, flat = molecule_from_smiles("Brc1ccccc1"), FitConfig(flattening=1.0)
+    goal, there = target(stack(bromide, flat), 0.5, flat), faced(bromide, 1.0)
+    met, less = (float(correlations(simulated(there, goal, c, POSE), goal.images).mean()) for c in (flat, USUAL))
+    assert met > 0.995
+    assert less < met - 0.005
+    with pytest.raises(ConfigError, match="flattening"):
+        FitConfig(flattening=-0.1)
+
+
 def test_starts_know_direction_and_face(molecule):
     """The first is within a step of 15 degrees and half an Angstrom of the truth, with the right face up."""
     for face in (1.0, -1.0):

@@ -26,7 +26,7 @@ from .errors import ConfigError, MoleculeError, ScanError
 from .files import make_folder, write_file, write_molecule
 from .plots.fit import fit_picture
 from .resampling import usable, with_images
-from .simulation import FORCES, TIPS, Grid, Tip, TipParameters, force_stacks, standard_heights
+from .simulation import FORCES, TIPS, Grid, Tip, TipParameters, force_centres, force_stacks, standard_heights
 from .structures import Molecule, Scan
 
 ANGLES = 24
@@ -60,12 +60,16 @@ class FitConfig:
     starts: int = 5
     steps: int = 60
     """Most iterations from each start."""
+    flattening: float = 0.0
+    """Of halogens along their bond (simulation.force_centres); 1: as flat as their radii say."""
 
     def __post_init__(self) -> None:
         if self.tip not in TIPS:
             raise ConfigError(f"The tip is one of {', '.join(TIPS)}, not {self.tip!r}.")
         if not (self.step > 0 and self.amplitude > 0) or min(self.starts, self.steps) < 1:
             raise ConfigError("step and amplitude must be positive, starts and steps at least 1.")
+        if not 0 <= self.flattening <= 3:
+            raise ConfigError("flattening is 0 to 3: 1 is what the halogens' radii say.")
 
 
 class Pose(NamedTuple):
@@ -98,6 +102,7 @@ class Fit:
     force: str
     tip: str
     charges: str
+    flattening: float
     face: Literal["up", "down"]
     """Which face of the molecule, as it was given, is towards the tip."""
     x: float
@@ -169,7 +174,7 @@ def fit(
     result = Fit(
         float(np.mean(per_slice)),
         tuple(round(c, 4) for c in per_slice),
-        *(config.force, config.tip, config.charges),
+        *(config.force, config.tip, config.charges, config.flattening),
         "up" if face > 0 else "down",
         *(float(pose.x), float(pose.y), float(np.degrees(pose.angle)) % 360),
         (float(np.degrees(pose.tilt_x)), float(np.degrees(pose.tilt_y))),
@@ -289,7 +294,9 @@ def simulated(molecule: Molecule, goal: Target, config: FitConfig, pose: Pose) -
     moves."""
     force = FORCES[config.force]
     pose = Pose(*(torch.as_tensor(t, dtype=torch.float64) for t in pose))
-    positions = placed(molecule.positions, pose) - torch.stack([0 * pose.x, 0 * pose.x, pose.distance])
+    positions = placed(force_centres(molecule, config.flattening), pose) - torch.stack(
+        [0 * pose.x, 0 * pose.x, pose.distance]
+    )
     assert molecule.charges is not None
     charges = torch.as_tensor(molecule.charges)
     own = TipParameters.of(goal.tip, positions)._replace(stiffness=pose.stiffness.exp())

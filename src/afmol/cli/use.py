@@ -156,6 +156,7 @@ def fit(
     step: float = 0.1,
     amplitude: float = 1.0,
     starts: int = 5,
+    flattening: float = 0.0,
 ) -> None:
     """Fit a molecule of known structure to a measured stack: where it lies, height, stiffness and charge of the tip.
 
@@ -178,6 +179,7 @@ def fit(
         step: distance of the slices in Angstrom, where neither says.
         amplitude: oscillation of the tip, peak to peak, in Angstrom.
         starts: directions from which the molecule is fitted, the most promising of 48.
+        flattening: by how much halogens are flatter along their bond than across it; 1: as their radii say.
     """
     from ..files import read_scan
     from ..fitting import FitConfig, write_fit
@@ -185,7 +187,7 @@ def fit(
     from ..imaging import named_molecule
 
     scan = read_scan(stack, size=size, heights=heights)
-    config = FitConfig(force, tip, charges, step, amplitude, starts)
+    config = FitConfig(force, tip, charges, step, amplitude, starts, flattening=flattening)
     result, lies, image = run(named_molecule(molecule), scan, config, progress=True)
     name = Path(stack).resolve().stem
     paths = write_fit(result, lies, scan, image, out, name)

@@ -13,7 +13,17 @@ from jaxtyping import Float
 
 from ..elements import ELEMENTS, element_index
 from ..errors import ConfigError
-from ..simulation import FORCES, STANDARD_DISTANCE, TIPS, ForceModel, Grid, Tip, simulate, standard_heights
+from ..simulation import (
+    FORCES,
+    STANDARD_DISTANCE,
+    TIPS,
+    ForceModel,
+    Grid,
+    Tip,
+    force_centres,
+    simulate,
+    standard_heights,
+)
 from ..structures import Molecule, Scan
 
 LENNARD_JONES, EXPONENTIAL = FORCES["lennard-jones"], FORCES["exponential"]
@@ -42,6 +52,11 @@ class Measured:
     """Factor on each element's repulsion, exponentials: the elements' spread between molecules and methods."""
     decay_scale: Range = (0.9, 1.2)
     """Factor on each element's decay, exponentials: measured Br and Cl fade faster than any model."""
+    dispersion_scale: Range = (1.0, 1.0)
+    """Factor on the dispersion of all atoms, exponentials: fitted with the elements' repulsion, BCB asks for 0.65 and
+    PTCDA for 0.2."""
+    flattening: Range = (0.0, 0.0)
+    """Of halogens along their bond, in units of that of their radii (`simulation.flattening`): BCB about 1."""
     charged_share: float = 0.0
     """Share of samples whose tip has one charge at the probe; the others have the quadrupole."""
     tip_charge: Range = (-0.05, 0.12)
@@ -72,10 +87,11 @@ class Measured:
         ranges = {name: value for name, value in vars(self).items() if isinstance(value, tuple)}
         if not all(np.isfinite(value).all() and value[0] <= value[1] for value in ranges.values()):
             raise ConfigError("data.measured: a range is two finite numbers, the smaller first.")
-        positive = ("pauli_scale", "decay_scale", "stiffness", "step")
-        if min(ranges[name][0] for name in positive) <= 0 or min(self.charge_scale[0], self.clearance[0]) < 0:
+        positive, others = ("pauli_scale", "decay_scale", "stiffness", "step"), ("charge_scale", "clearance")
+        others = (*others, "dispersion_scale", "flattening")
+        if min(ranges[name][0] for name in positive) <= 0 or min(ranges[name][0] for name in others) < 0:
             raise ConfigError(
-                f"data.measured: {', '.join(positive)} must be positive, charge_scale, clearance not negative."
+                f"data.measured: {', '.join(positive)} must be positive, {', '.join(others)} not negative."
             )
         shares = (self.exponential_share, self.charged_share, self.rounding_share, self.scale, self.aspect)
         shares += (self.plain_share, self.nominal_charged_share, self.nominal_scaled_share)
@@ -114,6 +130,8 @@ class ImagingConditions:
     force: ForceModel = LENNARD_JONES
     clearance: float | None = None
     """Closest approach above the topmost nucleus, A, in place of distance."""
+    flattening: float = 0.0
+    """Of halogens along their bond (simulation.force_centres)."""
 
 
 def nominal_conditions(rng: np.random.Generator, charged_share: float = 0.0) -> ImagingConditions:
@@ -148,13 +166,16 @@ def random_conditions(
             "pauli_height": _logarithmic(rng, m.pauli_scale, len(ELEMENTS)),
             "pauli_decay": rng.uniform(*m.decay_scale, len(ELEMENTS)),
         }
+        if m.dispersion_scale != (1.0, 1.0):
+            factors["c6"] = np.full(len(ELEMENTS), rng.uniform(*m.dispersion_scale))
     if m.charged_share and rng.random() < m.charged_share:
         tip = replace(tip, charges=(rng.uniform(*m.tip_charge),), charge_offsets=(0.0,))
     elif m.quadrupole != (1.0, 1.0):
         times = rng.uniform(*m.quadrupole)
         tip = replace(tip, charges=tuple(times * charge for charge in tip.charges))
     clearance = rng.uniform(*m.clearance) if m.clearance[1] else None
-    return ImagingConditions(tip, closest, step, charge_scale, factors, force, clearance)
+    flattening = rng.uniform(*m.flattening) if m.flattening[1] else 0.0
+    return ImagingConditions(tip, closest, step, charge_scale, factors, force, clearance, flattening)
 
 
 def _logarithmic(rng: np.random.Generator, values: Range, n: int | None = None) -> Any:
@@ -184,5 +205,5 @@ def simulate_sample(
         heights = molecule.positions[:, 2].max() + c.tip.bond_length + above
     px, py = (pixel, pixel) if isinstance(pixel, float) else pixel
     grid = Grid(origin, (shape[0] * px, shape[1] * py), shape, heights)
-    what = replace(molecule, charges=charges)
+    what = replace(molecule, positions=force_centres(molecule, c.flattening), charges=charges)
     return simulate(what, c.tip, grid, force=c.force, parameters=parameters, parallel=False)

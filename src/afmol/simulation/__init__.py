@@ -6,6 +6,7 @@ takes its time and `simulate` can do without. Both assemble what is to be simula
 
 from typing import TYPE_CHECKING, Any
 
+from .flattening import force_centres
 from .forces import FORCES, ForceModel
 from .image import simulate
 from .tip import STANDARD_DISTANCE, TIPS, Grid, Tip, TipParameters, grid_around, standard_heights
@@ -22,6 +23,7 @@ __all__ = [
     "Grid",
     "Tip",
     "TipParameters",
+    "force_centres",
     "force_snaps",
     "force_stacks",
     "grid_around",
