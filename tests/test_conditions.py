@@ -137,7 +137,7 @@ def test_heights_are_above_the_topmost_nucleus_or_as_the_force_model_counts():
 
 
 def test_halogens_are_flattened_and_dispersion_is_scaled_where_it_is_asked_for():
-    """Within the ranges, dispersion of all elements alike and of exponentials alone; heights are those of the nuclei."""
+    """In the ranges, dispersion of all elements alike and of exponentials alone; heights are those of the nuclei."""
     m = Measured(exponential_share=0.5, dispersion_scale=(0.2, 1.2), flattening=(0.5, 1.5))
     drawn = [random_conditions(rng(s), (3.0, 3.0), 0.0, m) for s in range(60)]
     assert all(0.5 <= c.flattening <= 1.5 for c in drawn)

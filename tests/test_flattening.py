@@ -1,4 +1,4 @@
-"""Halogens that are flatter along their bond than across it: where the forces come from, and where the probe sees them."""
+"""Halogens that are flatter along their bond than across it: where forces come from, where the probe sees them."""
 
 from dataclasses import replace
 

@@ -1,5 +1,5 @@
-"""Halogens are flatter along their bond than across it: a sphere that is moved towards the neighbour by the difference of
-the two radii ends where they do along the bond, and across it is as wide as before.
+"""Halogens are flatter along their bond than across it: a sphere that is moved towards the neighbour by the difference
+of the two radii ends where they do along the bond, and across it is as wide as before.
 
 Measured bromodichlorobenzene is met better so, overlaps of electron densities do not ask for it (docs/simulator.md): it
 is off unless asked for.
