@@ -7,7 +7,7 @@ import pytest
 
 from afmol.config import config_from_dict, config_to_dict
 from afmol.data import samples
-from afmol.data.bending import bridges, groups, with_bent_groups
+from afmol.data.bending import bridges, groups, strained, with_bent_groups
 from afmol.data.chemistry import molecule_from_smiles
 from afmol.data.conditions import MEASURED, Measured, nominal_conditions, random_conditions, simulate_sample
 from afmol.data.molecules import molecule_set
@@ -153,6 +153,46 @@ def test_halogens_are_flattened_and_dispersion_is_scaled_where_it_is_asked_for()
     assert flat.heights[-1] - plain.tip.bond_length == pytest.approx(3.0)
     moved_down = 3.0 - by_hand.positions[:, 2].max()  # the same heights above the lower centre
     np.testing.assert_array_equal(flat.data, simulate_sample(by_hand, replace(plain, clearance=moved_down), *grid).data)
+
+
+def test_strain_keeps_area_and_heights_and_points_anywhere():
+    """Along one direction 1 + e, across it 1 - e, e up to what is asked for; labels are strained as the image is."""
+    lattice = made([[0.0, 0, 0], [3, 0, -0.4], [0, 3, -1]], [6, 6, 6])
+    found = []
+    for seed in range(200):
+        p = strained(lattice, rng(seed), 0.08).positions
+        np.testing.assert_array_equal(p[:, 2], lattice.positions[:, 2])
+        sides = (p[1:, :2] - p[0, :2]) / 3
+        values, vectors = np.linalg.eigh(sides)
+        assert values.sum() == pytest.approx(2)
+        found.append((values[1] - 1, np.arctan2(*vectors[:, 1]) % np.pi / np.pi))
+    size, direction = np.array(found).T
+    assert 0 <= size.min() < 0.008
+    assert 0.072 < size.max() <= 0.08
+    assert np.histogram(direction, 4, (0, 1))[0].min() > 25
+
+
+def test_a_strained_sample_shows_what_its_labels_say(molecules, monkeypatch):
+    """The molecule that is imaged is the one that is labelled, and its bonds are longer in one direction."""
+    imaged = []
+
+    def drawn(molecule, *rest):
+        imaged.append(molecule)
+        return simulate_sample(molecule, *rest)
+
+    monkeypatch.setattr(samples, "simulate_sample", drawn)
+    ring, spread = molecule_set([flat_ring()]), []
+    wide = replace(CLEAN, windows=((44, 44),), tilt=0.0, measured=Measured(strain=0.2))
+    for i in range(12):
+        _, atoms = make_sample(ring, wide, i)
+        apart = [np.linalg.norm(p[:, None] - p, axis=2) for p in (imaged[-1].positions[:, :2], atoms.positions[:, :2])]
+        if len(apart[0]) == len(apart[1]):  # none lies beyond the image
+            np.testing.assert_allclose(*apart, atol=1e-9)
+            (i, j), p = atoms.bonds.T, atoms.positions
+            lengths = np.linalg.norm(p[i] - p[j], axis=1)[(atoms.numbers[atoms.bonds] > 1).all(1)]
+            spread.append(lengths.max() / lengths.min())
+    assert len(spread) > 4
+    assert 1.1 < max(spread) < 1.5
 
 
 @pytest.mark.parametrize("wrong", [{"flattening": (-0.1, 1.0)}, {"dispersion_scale": (-1.0, 1.0)}])

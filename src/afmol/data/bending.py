@@ -41,6 +41,16 @@ def lay_down(
     return replace(molecule, positions=p)
 
 
+def strained(molecule: Molecule, rng: np.random.Generator, most: float) -> Molecule:
+    """The molecule longer in the plane along one direction, and as much shorter across it, by up to `most`: what an
+    image shows of it whose axes are not straight."""
+    e, angle = most * rng.random(), rng.uniform(0, 2 * np.pi)
+    c, s = e * np.cos(angle), e * np.sin(angle)
+    p = molecule.positions.copy()
+    p[:, :2] = p[:, :2] @ np.array([[1 + c, s], [s, 1 - c]])
+    return replace(molecule, positions=p)
+
+
 def with_bent_groups(molecule: Molecule, rng: np.random.Generator, most: float) -> Molecule:
     """Each group at a height of its own, by up to +-`most`, A; and one end bent by as much, more the farther out.
 

@@ -78,6 +78,9 @@ class Measured:
     """Largest relative error of the image's size: calibration of the scanner."""
     aspect: float = 0.0
     """Largest relative error of y against x."""
+    strain: float = 0.0
+    """Largest strain of the image that keeps its area, along any direction: creep, axes that are not at right angles.
+    BCB shows 0.04 beside the aspect, as affine maps of its slices to those of a fit say."""
     drift: float = 0.0
     """Longest linear drift from the first slice to the last, A: up to 1 A between slices of measured stacks."""
     rounding_share: float = 0.0
@@ -94,7 +97,7 @@ class Measured:
                 f"data.measured: {', '.join(positive)} must be positive, {', '.join(others)} not negative."
             )
         shares = (self.exponential_share, self.charged_share, self.rounding_share, self.scale, self.aspect)
-        shares += (self.plain_share, self.nominal_charged_share, self.nominal_scaled_share)
+        shares += (self.plain_share, self.nominal_charged_share, self.nominal_scaled_share, self.strain)
         if not all(0 <= share <= 1 for share in shares) or not all(0 <= a < 100 for a in (self.group_bend, self.drift)):
             raise ConfigError("data.measured: shares and relative errors are 0 to 1, group_bend and drift 0 or more.")
 

@@ -35,7 +35,7 @@ from ..simulation.artefacts import (
     wider_oscillation,
 )
 from ..structures import Molecule, Sample
-from .bending import lay_down, with_bent_groups
+from .bending import lay_down, strained, with_bent_groups
 from .conditions import Measured, nominal_conditions, random_conditions, simulate_sample
 from .molecules import FLAT, MoleculeSet
 
@@ -264,6 +264,8 @@ def _drawn(
         conditions = replace(conditions, tip=tip)
     if m.group_bend:
         molecule = with_bent_groups(molecule, rng, m.group_bend)
+    if m.strain:
+        molecule = strained(molecule, rng, m.strain)
     size = window * config.pixel
     spare = np.abs(np.ptp(molecule.positions[:, :2], axis=0) + 3.0 - size) / 2
     corner = -size / 2 + rng.uniform(-1, 1, 2) * (spare + 1.0) + shift
