@@ -1,6 +1,6 @@
 """What a measured stack has that the best simulated one lacks, and what of it changes what is read.
 
-    python benchmarks/gap.py bcb.xyz bcb_co.npz 15 15        (the last two: size in A, where the stated one is not right)
+    python benchmarks/gap.py bcb.xyz bcb_co.npz 15 15      (the last two: size in A, where the stated one is not right)
 
 The known molecule is fitted to the stack (`afmol fit`, exponentials, --flattening 1). Then the model reads the fit; the
 fit with parts of what is left, measurement less fit, added: all of it in part, what is smoother or finer than a length,
@@ -8,27 +8,25 @@ far or close slices. Last, how far each slice must be moved, and mapped affinely
 """
 
 import sys
-from dataclasses import replace
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.optimize import minimize
 
+from afmol.checkpoint import DEFAULT_MODEL, load_image_model
 from afmol.files import read_molecule, read_scan
-from afmol.fitting import FINE, FitConfig, fit, normalised, target
+from afmol.fitting import FINE, FitConfig, fit, target
 from afmol.metrics import matching
 from afmol.prediction import predict
 from afmol.structures import Molecule, Scan
 
-DEPTH = 0.8
-"""Atoms down to this far below the topmost one are to be found, A."""
 CONFIG = FitConfig("exponential", flattening=1.0)
 
 
-def said(molecule: Molecule, truth: Molecule) -> str:
-    """What is right and wrong of what was read."""
-    pairs = matching(molecule, truth, truth.within(DEPTH))
+def said(molecule: Molecule, truth: Molecule, depth: float) -> str:
+    """What is right and wrong of what was read, of atoms that are not deeper (A)."""
+    pairs = matching(molecule, truth, truth.within(depth))
     found = list(zip(pairs.found.tolist(), pairs.partner.tolist(), strict=True))
     wrong = [f"{truth.symbols[b]} > {molecule.symbols[a]}" for a, b in found if molecule.classes[a] != truth.classes[b]]
     extra = "".join(molecule.symbols[k] for k in pairs.extra)
@@ -65,12 +63,13 @@ def best_map(image: np.ndarray, wanted: np.ndarray, linear: bool) -> np.ndarray:
 
 def main(molecule: str, stack: str, *size: str) -> None:
     """Print all of it."""
+    network, name = load_image_model(DEFAULT_MODEL)
     scan = read_scan(stack, size=(float(size[0]), float(size[1])) if size else None)
     result, truth, image = fit(read_molecule(molecule), scan, CONFIG)
-    print(f"correlation {result.correlation:.3f}, tip {result.tip_charge:+.3f} e, {result.stiffness:.2f} N/m")
+    print(f"{name}: correlation {result.correlation:.3f}, tip {result.tip_charge:+.3f} e, {result.stiffness:.2f} N/m")
     measured = target(scan, FINE, CONFIG).images.numpy()
     pixel = scan.size[0] / measured.shape[0]
-    simulated = normalised(target(replace(image, heights=scan.heights), FINE, CONFIG).images).numpy()
+    simulated = target(image, FINE, CONFIG).images.numpy()
     simulated = simulated * (measured * simulated).sum((0, 1))
     left = measured - simulated
     n = left.shape[2]
@@ -83,9 +82,9 @@ def main(molecule: str, stack: str, *size: str) -> None:
     parts |= {f"smoother than {length} A": smooth(length) for length in (0.3, 0.6, 1.0)}
     parts |= {f"finer than {length} A": left - smooth(length) for length in (0.3, 0.6, 1.0)}
     parts |= {"the far slices": left * far, "the close slices": left * ~far}
-    for name, part in parts.items():
-        read = predict(Scan((simulated + part).astype(np.float32), scan.size, scan.heights, "fit"))
-        print(f"fit and {name:20} {said(read, truth)}")
+    for what, part in parts.items():
+        read = predict(Scan((simulated + part).astype(np.float32), scan.size, scan.heights, "fit"), network)
+        print(f"fit and {what:20} {said(read, truth, network.config.depth)}")
     shifts, maps = [], []
     for k in range(n):
         a, b = gaussian_filter(measured[..., k], 0.15 / pixel), simulated[..., k]
@@ -100,11 +99,11 @@ def main(molecule: str, stack: str, *size: str) -> None:
         )
     alone = np.mean(maps, axis=0) * [1, 1, 1, 1, 0, 0]
     ways = {"as measured": 0 * maps[0], "each slice moved": shifts, "one linear map": alone, "each slice mapped": maps}
-    for name, way in ways.items():
+    for what, way in ways.items():
         each = np.broadcast_to(way, (n, 6))
         straight = np.stack([mapped(measured[..., k], each[k]) for k in range(n)], -1).astype(np.float32)
-        read = predict(Scan(straight, scan.size, scan.heights, name))
-        print(f"{name:18} {said(read, truth)}")
+        read = predict(Scan(straight, scan.size, scan.heights, what), network)
+        print(f"{what:18} {said(read, truth, network.config.depth)}")
 
 
 if __name__ == "__main__":

@@ -69,11 +69,14 @@ def main(*arguments: str) -> None:
         scan, reference = read_scan(stack), read_molecule(path)
         _, found = at_true_size(scan, predict(scan, model))  # as its files give it
         visible = reference.within(0.8)
-        one = compare(flat(found), laid(flat(reference), flat(found)), visible)
+        there = laid(flat(reference), flat(found))
+        one = compare(flat(found), there, visible)
         s, heavy = summary(one), one.classes[1:5]
+        extra = " ".join(found.symbols[k] for k in matching(flat(found), there, visible).extra)
         print(
-            f"{stack}: {s['matched_atoms']} of {s['reference_atoms']} atoms, {heavy[:, :5].sum()} of {heavy.sum()} heavy, "
-            f"{np.trace(heavy[:, 1:5])} of the right class, {one.classes[5].sum()} extra, {s['xy_error']:.3f} A"
+            f"{stack}: {s['matched_atoms']} of {s['reference_atoms']} atoms, {heavy[:, :5].sum()} of {heavy.sum()} "
+            f"heavy, {np.trace(heavy[:, 1:5])} of the right class, {one.classes[5].sum()} extra ({extra}), "
+            f"{s['xy_error']:.3f} A"
         )
         counts += one
     for name, tally in zip(("atoms", "classes", "bonds"), counts.calibration, strict=True):

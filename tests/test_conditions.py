@@ -195,9 +195,17 @@ def test_a_strained_sample_shows_what_its_labels_say(molecules, monkeypatch):
     assert 1.1 < max(spread) < 1.5
 
 
-@pytest.mark.parametrize("wrong", [{"flattening": (-0.1, 1.0)}, {"dispersion_scale": (-1.0, 1.0)}])
-def test_flattening_and_dispersion_are_not_negative(wrong):
-    with pytest.raises(ConfigError, match="not negative"):
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"flattening": (-0.1, 1.0)}, "not negative"),
+        ({"dispersion_scale": (-1.0, 1.0)}, "not negative"),
+        ({"strain": -0.1}, "0 to 1"),
+        ({"strain": 1.5}, "0 to 1"),
+    ],
+)
+def test_what_flattening_dispersion_and_strain_cannot_be(wrong, why):
+    with pytest.raises(ConfigError, match=why):
         Measured(**wrong)
 
 

@@ -115,7 +115,8 @@ MEASURED = Measured(
     drift=1.5,
     rounding_share=0.2,
 )
-"""All of it at once: what a model for measurements is to be trained and judged on."""
+"""All at once that is judged by; what came later (dispersion, flattening, strain, closer slices) is for training, since a
+yardstick stays as it is."""
 
 
 @dataclass(frozen=True, eq=False)
