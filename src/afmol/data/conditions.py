@@ -115,8 +115,8 @@ MEASURED = Measured(
     drift=1.5,
     rounding_share=0.2,
 )
-"""All at once that is judged by; what came later (dispersion, flattening, strain, closer slices) is for training, since a
-yardstick stays as it is."""
+"""What a model for measurements is judged on. What came later (dispersion, flattening, strain, closer slices) is for
+training alone: a yardstick stays as it is."""
 
 
 @dataclass(frozen=True, eq=False)
