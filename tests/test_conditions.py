@@ -68,7 +68,8 @@ def test_off_it_draws_what_was_drawn_before():
         assert (c.factors["lj_depth"] == np.exp(b.uniform(-np.log(2), np.log(2), n))).all()
         assert a.random() == b.random()
         assert (c.force.name, c.tip.charges, c.clearance) == ("lennard-jones", (-10.0, 20.0, -10.0), None)
-    assert "measured" not in stored_form(SMALL)
+    assert not {"measured", "clean_share"} & set(stored_form(SMALL))
+    assert stored_form(replace(SMALL, clean_share=0.5))["clean_share"] == 0.5
     other = replace(SMALL, measured=MEASURED)
     assert config_from_dict(DataConfig, {k: v for k, v in stored_form(other).items() if k != "flat_limit"}) == other
     assert config_to_dict(other)["measured"]["tip_charge"] == (-0.05, 0.12)

@@ -375,6 +375,24 @@ def test_without_artefacts_a_stack_is_only_thinned_out():
     assert 70 < sum(kept) < 92  # `fewer_slices`, one in five
 
 
+def test_a_share_of_stacks_has_white_noise_alone():
+    stack = rng().random((24, 20, 6)).astype(np.float32)
+    dirty = replace(DataConfig(**RARE), noise=0.0)
+    untouched = {
+        share: sum(
+            np.array_equal(add_artefacts(stack, rng(s), replace(dirty, clean_share=share)), stack) for s in range(200)
+        )
+        for share in (0.0, 0.4, 1.0)
+    }
+    assert untouched[0.0] == 0
+    assert 60 < untouched[0.4] < 100
+    assert untouched[1.0] == 200
+    noisy = add_artefacts(stack, rng(), replace(dirty, clean_share=1.0, noise=0.05)) - stack
+    width = noisy.std((0, 1)) / np.ptp(stack, axis=(0, 1))  # of each slice
+    np.testing.assert_allclose(width, width[0], rtol=0.15)
+    assert 0 < width[0] < 0.2
+
+
 # --- image and labels move together: the moved sample is that of the moved molecule, simulated
 
 WINDOW, PIXEL = (40, 28), 0.25

@@ -80,6 +80,9 @@ class DataConfig:
     """Closest approach above a topmost carbon, A (nominal: 2.97 +- 0.25, as in the original data set)."""
     noise: float = 0.04
     """White noise: the standard deviation is |normal(0, this)| of a slice's range."""
+    clean_share: float = 0.0
+    """Share of samples with white noise and none of the artefacts below: a network that sees artefacts in every stack
+    believes faint contrast of deep atoms in none (LOG.md, 2026-11-30)."""
     line_noise: float = 0.01
     drift: float = 0.15
     """Standard deviation of the shift from slice to slice, pixels."""
@@ -106,7 +109,7 @@ class DataConfig:
             numbers = np.array(value, float)
             if not (np.isfinite(numbers).all() and (numbers >= 0).all()):
                 raise ConfigError(f"data.{name} must not be negative or infinite: {value}.")
-        shares = ("flat_share", "halogenated_share", "nominal_share", "compression")
+        shares = ("flat_share", "halogenated_share", "nominal_share", "clean_share", "compression")
         wrong = next((name for name in shares if getattr(self, name) > 1), None)
         if wrong:
             raise ConfigError(f"data.{wrong} is a share: 0 to 1.")
@@ -120,10 +123,11 @@ class DataConfig:
 def stored_form(config: DataConfig) -> dict[str, Any]:
     """The configuration as sets and checkpoints spell it, so that one set has one checksum whoever makes it.
 
-    `measured` is younger than they: it is left out where it is off.
+    `measured` and `clean_share` are younger than they: they are left out where they are off.
     """
+    off = {"measured": config.measured == Measured(), "clean_share": config.clean_share == 0}
     stored = config_to_dict(config) | {"flat_limit": FLAT}
-    return stored if config.measured != Measured() else {k: v for k, v in stored.items() if k != "measured"}
+    return {key: value for key, value in stored.items() if not off.get(key)}
 
 
 class Batch(NamedTuple):
@@ -152,6 +156,8 @@ def add_artefacts(
 
     What is off by default draws nothing then: a configuration from before it was there gives the samples of before.
     """
+    if config.clean_share and rng.random() < config.clean_share:
+        return white_noise(stack, abs(config.noise * rng.standard_normal()), rng)
     if config.height_error:
         stack = height_errors(stack, config.height_error * rng.random(), rng)
     if config.wider_oscillation:
