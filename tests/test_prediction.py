@@ -19,7 +19,7 @@ from afmol.errors import ConfigError
 from afmol.files import read_molecule, write_scan
 from afmol.model import OnePass, OnePassConfig
 from afmol.naming import Namer
-from afmol.prediction import predict, predict_many
+from afmol.prediction import DEPTH_ERROR, asked_for, predict, predict_many
 from afmol.results import predict_files, write_prediction
 from afmol.scale import sized
 from afmol.structures import Molecule, Scan
@@ -312,3 +312,24 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     empty = Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int))
     with pytest.raises(ConfigError, match="file"):
         write_prediction(scan, empty, tmp_path / "file" / "out", "m", "tiny", 0.8)
+
+
+@given(
+    confidence=st.floats(0.02, 0.98),
+    z=st.floats(-1.0, 0.0),
+    depth=st.sampled_from([0.8, 1.5]),
+    threshold=st.sampled_from([0.2, 0.5, 0.9]),
+)
+def test_near_the_largest_depth_an_atom_is_reported_if_one_that_is_asked_for_is_likelier(
+    confidence, z, depth, threshold
+):
+    """By counting: atoms that are there are as deep as said but for the error of depths; deeper ones count for nothing,
+    and of the others so many are asked for."""
+    atom = Molecule(np.array([[3.0, 4.0, z]]), np.array([1]), np.zeros((0, 2), int), None, None, np.array([confidence]))
+    rng = np.random.default_rng(0)
+    n = 200_000
+    there = rng.random(n) < confidence
+    asked = there & (z + DEPTH_ERROR * rng.standard_normal(n) >= -depth)
+    share = asked.sum() / (asked.sum() + (~there).sum())
+    if abs(share - threshold) > 0.01:
+        assert len(asked_for(atom, threshold, depth)) == (share > threshold)

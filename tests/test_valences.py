@@ -197,10 +197,10 @@ def test_answers_are_settled_and_candidates_that_are_asked_for_are_not(monkeypat
 
     monkeypatch.setattr(network, "predict", predict)
     scan = Scan(np.random.default_rng(0).standard_normal((40, 40, 10)), (10.0, 10.0))
-    raw = predict_many([scan], network, 0.3)[0]
+    raw = predict_many([scan], network, 0.15)[0]
     assert (raw.numbers[0], raw.confidence[8]) == (7, 0.2)
     assert (predict_many([scan], network)[0].numbers == benzene.numbers).all()
     sure = predict_many([scan], network, 0.9)[0]
     assert len(sure) == 11
     assert (sure.confidence >= 0.9).all()
-    assert asked == [0.3, FAINTEST_ATOM, FAINTEST_ATOM]
+    assert asked == [0.15, FAINTEST_ATOM, FAINTEST_ATOM]

@@ -56,8 +56,7 @@ class Outcomes(NamedTuple):
     """What a network said and what came true."""
 
     atoms: Float[np.ndarray, " n"]
-    """Logits of candidates, but for those of atoms deeper than asked for: with them 0.5 would not be where an atom that
-    is asked for is as likely as none, and answers are worse (LOG.md, 2026-11-29)."""
+    """Logits of candidates; those of atoms deeper than asked for are there, as `Comparison.calibration` counts them."""
     there: Bool[np.ndarray, " n"]
     elements: Float[np.ndarray, "k e"]
     """Logarithms of the elements' probabilities of atoms that were found."""
@@ -104,7 +103,6 @@ def outcomes(network: OnePass, samples: list[Sample]) -> Outcomes:
     rows: list[Outcomes] = []
     for molecule, truth in predicted(network, samples, FAINTEST):
         pairs = matching(molecule, truth, truth.within(network.config.depth))
-        judged = np.concatenate([pairs.found, pairs.extra])
         partner = np.full(len(molecule), -1)
         partner[pairs.found] = pairs.partner
         ends = partner[molecule.bonds]
@@ -116,8 +114,8 @@ def outcomes(network: OnePass, samples: list[Sample]) -> Outcomes:
         assert bonds is not None
         rows.append(
             Outcomes(
-                _logit(confidence[judged]),
-                np.arange(len(judged)) < len(pairs.found),
+                _logit(confidence),
+                np.isin(np.arange(len(molecule)), pairs.extra, invert=True),
                 np.log(np.maximum(elements[pairs.found], LEAST)),
                 truth.classes[pairs.partner],
                 _logit(bonds[both]),

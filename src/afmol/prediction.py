@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy.special import expit, log_ndtr, logit
 from torch import nn
 from tqdm import tqdm
 
@@ -39,6 +40,9 @@ SIZES = tuple(float(stretch) for stretch in np.exp([-0.3, -0.15, 0.15, 0.3]))
 SURE, BETTER, FAINT, LEAST_KEPT = 0.95, 0.12, 0.15, 0.8
 """Mean confidence of atoms below which other sizes are tried; by how much that of all candidates, of confidence FAINT
 and more, must be higher at another size; and the least share of the atoms that must be found there too."""
+DEPTH_ERROR = 0.15
+"""Standard deviation of a predicted depth near the largest that is asked for, A (0.11 nominal, 0.16 as measured; any
+from 0.1 to 0.3 A reports much the same atoms; LOG.md, 2026-11-30)."""
 TOGETHER = 8
 """Scans of one shape that a network reads at once: memory."""
 
@@ -203,12 +207,20 @@ def _read_many(scans: Sequence[Scan], network: ImageModel, threshold: float, dep
         for some in (places[k : k + TOGETHER] for k in range(0, len(places), TOGETHER)):
             images = torch.from_numpy(np.stack([stacks[i].transpose(2, 0, 1) for i in some])).to(device)
             molecules = network.predict(images, FAINTEST_ATOM if whole else threshold, depth)
-            found |= zip(some, [_kept(m, threshold) for m in molecules] if whole else molecules, strict=True)
+            if isinstance(network, OnePass):
+                down_to = network.config.depth if depth is None else depth
+                molecules = [asked_for(settled(m) if whole else m, threshold, down_to) for m in molecules]
+            found |= zip(some, molecules, strict=True)
     return [replace(_stretched(found[i], *scales[i]), name=scan.source) for i, scan in enumerate(scans)]
 
 
-def _kept(candidates: Molecule, threshold: float) -> Molecule:
-    """The atoms of enough confidence, once it is settled which make a whole molecule."""
-    molecule = settled(candidates)
+def asked_for(molecule: Molecule, threshold: float, depth: float) -> Molecule:
+    """The atoms of which it is probable enough that they are there and no deeper than asked for (A).
+
+    Confidence, p, is that an atom is there, at whatever depth. What is deeper is neither right nor wrong, so it is the
+    choice between an atom that is asked for, p F((z + depth) / DEPTH_ERROR), and none, 1 - p, that decides whether it
+    is reported; F: the normal distribution.
+    """
     assert molecule.confidence is not None
-    return molecule.taken(np.flatnonzero(molecule.confidence >= threshold))
+    deep_enough = log_ndtr((molecule.positions[:, 2] + depth) / DEPTH_ERROR)
+    return molecule.taken(np.flatnonzero(expit(logit(molecule.confidence) + deep_enough) >= threshold))
