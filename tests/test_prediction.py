@@ -333,3 +333,22 @@ def test_near_the_largest_depth_an_atom_is_reported_if_one_that_is_asked_for_is_
     share = asked.sum() / (asked.sum() + (~there).sum())
     if abs(share - threshold) > 0.01:
         assert len(asked_for(atom, threshold, depth)) == (share > threshold)
+    assert len(asked_for(atom, threshold, None)) == (confidence >= threshold)
+
+
+@pytest.mark.parametrize(("deepest", "depth", "found"), [(1.5, None, 0), (1.5, 1.2, 1), (1.5, 1.5, 1), (0.0, None, 1)])
+def test_depth_decides_only_where_deeper_atoms_were_learned(monkeypatch, deepest, depth, found):
+    """Of a network that has not learned deeper ones than are asked for, confidence says so itself."""
+    network = OnePass(replace(CONFIG, deepest=deepest)).eval()
+    atom = Molecule(
+        np.array([[5.0, 5.0, -0.95]]),
+        np.array([6]),
+        np.zeros((0, 2), int),
+        None,
+        np.eye(5)[[1]],
+        np.array([0.6]),
+        np.zeros(0),
+        element_probabilities=np.eye(11)[[1]],
+    )
+    monkeypatch.setattr(network, "predict", lambda images, threshold, depth: [atom] * len(images))
+    assert len(predict_many([blob((10.0, 10.0), (80, 80), (5, 5))], network, 0.5, depth)[0]) == found

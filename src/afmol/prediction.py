@@ -207,20 +207,30 @@ def _read_many(scans: Sequence[Scan], network: ImageModel, threshold: float, dep
         for some in (places[k : k + TOGETHER] for k in range(0, len(places), TOGETHER)):
             images = torch.from_numpy(np.stack([stacks[i].transpose(2, 0, 1) for i in some])).to(device)
             molecules = network.predict(images, FAINTEST_ATOM if whole else threshold, depth)
+            molecules = [settled(m) if whole else m for m in molecules]
             if isinstance(network, OnePass):
-                down_to = network.config.depth if depth is None else depth
-                molecules = [asked_for(settled(m) if whole else m, threshold, down_to) for m in molecules]
+                molecules = [asked_for(m, threshold, _border(network, depth)) for m in molecules]
             found |= zip(some, molecules, strict=True)
     return [replace(_stretched(found[i], *scales[i]), name=scan.source) for i, scan in enumerate(scans)]
 
 
-def asked_for(molecule: Molecule, threshold: float, depth: float) -> Molecule:
-    """The atoms of which it is probable enough that they are there and no deeper than asked for (A).
+def _border(network: OnePass, depth: float | None) -> float | None:
+    """The largest depth that is asked for, A, if the network has learned deeper atoms. Of one that has not, atoms that
+    deep are none, and its confidence says so itself."""
+    asked = network.config.depth if depth is None else depth
+    return asked if asked < deepest(network) else None
+
+
+def asked_for(molecule: Molecule, threshold: float, depth: float | None) -> Molecule:
+    """The atoms of which it is probable enough that they are there and, of a network that has learned deeper ones, no
+    deeper than asked for (A).
 
     Confidence, p, is that an atom is there, at whatever depth. What is deeper is neither right nor wrong, so it is the
     choice between an atom that is asked for, p F((z + depth) / DEPTH_ERROR), and none, 1 - p, that decides whether it
     is reported; F: the normal distribution.
     """
     assert molecule.confidence is not None
-    deep_enough = log_ndtr((molecule.positions[:, 2] + depth) / DEPTH_ERROR)
-    return molecule.taken(np.flatnonzero(expit(logit(molecule.confidence) + deep_enough) >= threshold))
+    probable = molecule.confidence
+    if depth is not None:
+        probable = expit(logit(probable) + log_ndtr((molecule.positions[:, 2] + depth) / DEPTH_ERROR))
+    return molecule.taken(np.flatnonzero(probable >= threshold))
