@@ -68,7 +68,7 @@ def predict(
     Args:
         scan: any width and height up to `WIDEST`, pixel size and number of slices from 3 up.
         model: a shipped name, a weight file, or a model that is loaded.
-        threshold: atoms with less confidence are left out.
+        threshold: atoms with less confidence are left out, and those that are rather deeper than `depth` (`asked_for`).
         depth: atoms further below the topmost one are left out, A; None: the model's usual depth.
         progress: show a bar over the tiles, if there are several.
 

@@ -129,7 +129,7 @@ def predict_files(
         sources: a stack each; several files of one slice each are together one stack.
         out: folder for the results; made if it is not there.
         model: a shipped name or a weight file.
-        threshold: atoms with less confidence are left out.
+        threshold: atoms with less confidence are left out, and those that are rather deeper than `depth`.
         depth: atoms further below the topmost one are left out, A; None: the model's usual depth.
         hydrogens: add those that valences ask for and no image shows, with confidence 0 (hydrogens.py).
         overwrite: replace the results of other stacks, and other files of these names, too.

@@ -62,8 +62,8 @@ def predict(
         heights: tip height of each slice, in Angstrom, larger is farther, where the file does not say.
         channel: name of the frequency-shift channel of .sxm files, if it is not recognised.
         direction: fast scan direction of .sxm files.
-        threshold: atoms with less confidence than this are left out; below 0.5 atoms are as the network says them,
-            whether or not their valences make a molecule.
+        threshold: atoms with less confidence than this are left out, and those that are rather deeper than asked for;
+            below 0.5 atoms are as the network says them, whether or not their valences make a molecule.
         depth: atoms further below the topmost one than this are left out, in Angstrom; a model has a usual depth and,
             if it has learned more, a largest one (afmol info). The deeper an atom, the less is seen of it.
         hydrogens: add hydrogens that the image does not show where the molecule's valences ask for them, for those who
