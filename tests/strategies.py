@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from afmol.cli import main
 from afmol.data.molecules import pack_molecules
 from afmol.elements import NUMBERS, bonds_by_distance
 from afmol.simulation import Grid, Tip, simulate, standard_heights
@@ -27,6 +29,20 @@ def one_sentence(error, path: Path | str) -> None:
     assert ". " not in text.replace(str(path), "")
     assert "\n" not in text
     assert len(text.replace(str(path), "")) <= 300
+
+
+def refused(capsys, arguments, *words):
+    """Run, expect exit code 2 and one sentence on stderr that holds the words."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    text = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert text.count("\n") == 1, text
+    assert text.startswith("afmol: ")
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text
+    return text
 
 
 # Molecules

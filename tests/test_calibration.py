@@ -5,14 +5,15 @@ import pytest
 import torch
 from scipy.special import expit, softmax
 
-from afmol import load_model
+from afmol import calibration, load_model
 from afmol.calibration import Numbers, Outcomes, fit, outcomes, scaled
 from afmol.cli import main
 from afmol.data.molecules import load_molecules
 from afmol.elements import CATEGORIES, ELEMENTS
 from afmol.errors import ConfigError
 from afmol.evaluation import EvaluationConfig, evaluation_samples
-from strategies import few_molecules
+from afmol.metrics import Comparison
+from strategies import few_molecules, refused
 
 
 def test_what_was_drawn_by_known_numbers_gives_them_back():
@@ -88,6 +89,18 @@ def test_the_command_writes_a_model_like_any_other(tmp_path, capsys):
 def test_models_of_other_kinds_are_refused(tmp_path, capsys):
     data = few_molecules(tmp_path / "set.npz")
     for wrong, words in ((["asd", "-o", "a.safetensors"], "one-pass"), (["base", "-o", "a.txt"], ".safetensors")):
-        with pytest.raises(SystemExit):
-            main(["calibrate", *wrong, "--data", data])
-        assert words in capsys.readouterr().err
+        refused(capsys, ["calibrate", *wrong, "--data", data], words)
+    with pytest.raises(ConfigError, match="at least two"):
+        calibration.calibrate(data, "base", EvaluationConfig(1, ("all",), ("nominal",)))
+
+
+def test_a_model_is_judged_by_samples_that_it_was_not_fitted_to(tmp_path, monkeypatch):
+    fitted, judged = [], []
+    monkeypatch.setattr(calibration, "outcomes", lambda network, samples: fitted.extend(samples))
+    monkeypatch.setattr(calibration, "fit", lambda seen: Numbers())
+    monkeypatch.setattr(calibration, "compared", lambda network, samples: judged.extend(samples) or Comparison())
+    data = few_molecules(tmp_path / "set.npz")
+    calibration.calibrate(data, "base", EvaluationConfig(4, ("all",), ("nominal",)))
+    assert len(fitted) == 2
+    assert len(judged) == 4, "before and after"
+    assert not {id(s.scan) for s in fitted} & {id(s.scan) for s in judged}

@@ -14,31 +14,17 @@ from afmol.checkpoint import read_tensors, write_tensors
 from afmol.cli import COMMANDS as COMMANDS_OF_MAIN
 from afmol.cli import DATASET, main
 from afmol.data.molecules import pack_molecules
-from afmol.files import read_scan
-from afmol.structures import Molecule
-from strategies import COMMENT, both, gsf, members, sxm, theirs, write, xyz
+from afmol.files import read_scan, write_molecule, write_scan
+from afmol.structures import Molecule, Scan
+from strategies import COMMENT, both, flat_ring, gsf, members, refused, sxm, theirs, write, xyz
 
-COMMANDS = ("demo", "predict", "simulate", "fit", "soap", "molecules", "train", "evaluate", "calibrate", "info")
+COMMANDS = (*COMMANDS_OF_MAIN, "train")
 
 
 def save(path, data=None, **more):
     data = np.random.default_rng(0).random((40, 40, 5)) if data is None else data
     np.savez(path, data=data, **({"lengthX": 10.0, "lengthY": 10.0} | more))
     return path
-
-
-def refused(capsys, arguments, *words):
-    """Run, expect exit code 2 and one sentence on stderr that holds the words."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    text = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert text.count("\n") == 1, text
-    assert text.startswith("afmol: ")
-    assert "Traceback" not in text
-    for word in words:
-        assert word in text
-    return text
 
 
 def noise(*shape):
@@ -495,3 +481,70 @@ def test_help_needs_no_torch():
     code += "try: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split()[-1] == "False"
+
+
+def test_options_of_predict_arrive(tmp_path, weights, monkeypatch):
+    asked, nothing = {}, Molecule(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 2), int))
+
+    def read(source, **how):
+        asked.update(how)
+        return Scan(noise(40, 40, 3), (10.0, 10.0))
+
+    def found(scan, network, threshold, **how):
+        asked.update(how, threshold=threshold)
+        return nothing
+
+    monkeypatch.setattr("afmol.results.read_scan", read)
+    monkeypatch.setattr("afmol.results.predict", found)
+    how = "--threshold 0.3 --depth 0.5 --channel df --direction backward --heights 3 2 1 --size 8 6"
+    main(["predict", "s", "-o", str(tmp_path), "--model", str(weights), *how.split()])
+    wanted = {"threshold": 0.3, "depth": 0.5, "channel": "df", "direction": "backward"}
+    wanted |= {"heights": (3, 2, 1), "size": (8, 6)}
+    assert {name: asked[name] for name in wanted} == wanted
+    assert json.loads((tmp_path / "s.json").read_text())["model"]["depth"] == 0.5
+
+
+def test_info_names_what_is_shipped(capsys):
+    main(["info"])
+    told = capsys.readouterr().out
+    assert all(f"model {name}:" in told for name in ("base", "measured", "asd"))
+    assert "depth 0.8 A" in told
+
+
+def test_serve_hands_on_what_it_is_told(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("afmol.serve.serve", lambda *what: asked.append(what))
+    main(["serve", "a.npz", "--port", "81", "--host", "0.0.0.0", "--no-browser"])
+    assert asked == [(("a.npz",), 81, "0.0.0.0", False)]
+    assert "not encrypted" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, capsys, weights, monkeypatch):
+    for work in ("fitting.fit", "results.predict", "evaluation.evaluate", "calibration.calibrate", "imaging.simulate"):
+        monkeypatch.setattr(f"afmol.{work}", lambda *_, **__: pytest.fail("the work has begun"))
+    (tmp_path / "file").write_text("")
+    write_molecule(flat_ring(), tmp_path / "m.xyz")
+    stack, molecule, file = save(tmp_path / "s.npz"), tmp_path / "m.xyz", tmp_path / "file"
+    refused(capsys, ["fit", molecule, stack, "-o", file], "file")
+    refused(capsys, ["predict", stack, "-o", file, "--model", weights], "file")
+    refused(capsys, ["evaluate", "--data", "set.npz", "-o", file], "file")
+    refused(capsys, ["calibrate", "base", "--data", "set.npz", "-o", file / "w.safetensors"], "file")
+    refused(capsys, ["simulate", molecule, "-o", file / "s.npz"], "file")
+    refused(capsys, ["simulate", molecule, "-o", tmp_path / "s.foo"], ".foo", ".npz")
+
+
+@pytest.mark.parametrize(
+    "command", [("simulate", "C"), ("evaluate", "--data", "x.npz"), ("calibrate", "base", "--data", "x.npz")]
+)
+def test_a_negative_seed_is_the_users_mistake(command, tmp_path, capsys):
+    out = tmp_path / ("w.safetensors" if command[0] == "calibrate" else "s.npz")
+    refused(capsys, [*command, "-o", out, "--seed", "-1"], "seed", "negative")
+
+
+def test_two_folders_of_slices_are_two_stacks(tmp_path, weights):
+    """As `afmol simulate -o NAME.gsf` writes them."""
+    for name in "ab":
+        write_scan(Scan(noise(40, 40, 3), (10.0, 10.0), np.array([0.2, 0.1, 0.0])), tmp_path / f"{name}.gsf")
+    both = [str(tmp_path / f"{name}.gsf") for name in "ab"]
+    main(["predict", *both, "-o", str(tmp_path / "out"), "--model", str(weights)])
+    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"a.json", "b.json"}

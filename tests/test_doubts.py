@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 import afmol
 from afmol.data.bending import lay_down
 from afmol.data.spoiled import KINDS
-from afmol.doubts import NOT_A_STACK, SENTENCES, doubted, image_doubts, kinds, size_doubt
+from afmol.doubts import SENTENCES, doubted, image_doubts, kinds, size_doubt
 from afmol.scale import sized
 from afmol.simulation import TIPS, grid_around
 from afmol.simulation.artefacts import background_tilt, slice_drift, white_noise
@@ -143,5 +143,34 @@ def test_atoms_of_a_doubted_stack_are_less_sure():
     found = doubted(spoiled(scan, "reversed"), sure)
     assert found.warnings[0] == "before"
     assert len(found.warnings) > 1
-    np.testing.assert_array_equal(found.confidence, NOT_A_STACK * sure.confidence)
+    np.testing.assert_array_equal(found.confidence, 0.5)
     np.testing.assert_array_equal(doubted(scan, sure).confidence, sure.confidence)
+
+
+def test_a_doubted_size_alone_leaves_atoms_as_sure():
+    scan, truth = stack(SMILES[0])
+    longer = replace(truth, positions=1.3 * truth.positions, confidence=np.ones(len(truth)))
+    found = doubted(scan, sized(longer))
+    assert "too long" in found.warnings[0]
+    np.testing.assert_array_equal(found.confidence, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        *[("reversed", "first slice"), ("negated", "exchanged"), ("order", "follow one another")],
+        *[("tip", "CO tip"), ("nothing", "noise"), ("lattice", "like a lattice")],
+    ],
+)
+def test_the_likeliest_kind_is_said(kind, words, monkeypatch):
+    monkeypatch.setattr("afmol.doubts.kinds", lambda scan: {k: 0.7 * (k == kind) + 0.3 * (k == "good") for k in KINDS})
+    (doubt,) = image_doubts(stack(SMILES[0])[0])
+    assert words in doubt
+
+
+def test_slices_are_numbered_as_they_are_in_the_stack():
+    """Constant ones among them, which are left out."""
+    scan = spoiled(stack(SMILES[0])[0], "same image")
+    data = scan.data.copy()
+    data[..., 2] = 0.0
+    assert image_doubts(replace(scan, data=data)) == image_doubts(scan)

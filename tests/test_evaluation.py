@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from afmol import evaluation
 from afmol.data.conditions import simulate_sample
-from afmol.data.molecules import load_molecules, pack_molecules
+from afmol.data.molecules import load_molecules, pack_molecules, write_molecules
 from afmol.errors import ConfigError, MoleculeError
-from afmol.evaluation import EvaluationConfig, evaluate, simulated_sample, write_evaluation
+from afmol.evaluation import EvaluationConfig, drawn, evaluate, simulated_sample, write_evaluation
 from afmol.simulation import TIPS
 from afmol.structures import Molecule
+from strategies import flat_ring, lamp
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +112,34 @@ def test_conditions_that_there_are_not_are_not_taken_for_others():
     code = "from afmol.evaluation import drawn; drawn(None, 'a weight file', None)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ConfigError: Conditions are nominal, charged, random, measured; not a weight file." in run.stderr
+
+
+def test_a_perfect_model_is_perfect_on_the_test_part_alone(tmp_path, weights, monkeypatch):
+    pack_molecules([lamp(), flat_ring(5), flat_ring(6), lamp()], tmp_path / "all.npz")
+    rows = load_molecules(tmp_path / "all.npz")
+    write_molecules(replace(rows, split=np.array([2, 0, 2, 1], np.uint8)), tmp_path / "split.npz")
+    truths, asked, real = {}, [], evaluation.simulated_sample
+
+    def sampled(*what, **how):
+        sample = real(*what, **how)
+        truths[id(sample.scan)] = sample.molecule
+        return sample
+
+    def told(scans, network, threshold, depth):
+        asked.append(depth)
+        return [truths[id(scan)] for scan in scans]
+
+    monkeypatch.setattr(evaluation, "simulated_sample", sampled)
+    monkeypatch.setattr(evaluation, "predict_many", told)
+    config = EvaluationConfig(9, ("all",), ("measured",), depth=0.7)
+    (found,) = evaluate(tmp_path / "split.npz", str(weights), config).counts.values()
+    assert (found.molecules, found.exact, asked) == (2, 2, [0.7])
+    wanted = sum(int(truth.within(0.7).sum()) for truth in truths.values())
+    assert found.classes[:5].sum() == wanted < sum(map(len, truths.values()))
+
+
+def test_measured_conditions_are_as_measured():
+    """Both force models, and closest approaches in the range of MEASURED."""
+    how = [drawn(flat_ring(), "measured", np.random.default_rng(seed))[1] for seed in range(30)]
+    assert {h.force.name for h in how} == {"lennard-jones", "exponential"}
+    assert all(h.clearance is not None and 2.4 <= h.clearance <= 3.6 for h in how)

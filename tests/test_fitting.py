@@ -26,6 +26,7 @@ from afmol.fitting import (
 )
 from afmol.simulation.artefacts import white_noise
 from afmol.structures import Molecule, Scan
+from strategies import refused
 
 SIZE = (11.0, 12.0)
 USUAL = FitConfig()
@@ -149,9 +150,10 @@ def test_what_cannot_be_fitted(molecule, tmp_path, capsys):
         FitConfig(step=0.0)
     with pytest.raises(MoleculeError):
         fit(Molecule(np.random.default_rng(0).random((3, 3)) * 3, np.array([1, 1, 1]), np.zeros((0, 2), int)), scan)
-    with pytest.raises(SystemExit):
-        main(["fit", "nothing.xyz", "nothing.npz", "-o", str(tmp_path)])
-    assert "nothing" in capsys.readouterr().err
+    stack_file = tmp_path / "stack.npz"
+    write_scan(scan, stack_file)
+    refused(capsys, ["fit", "nothing.xyz", stack_file, "-o", tmp_path], "nothing.xyz", "does not exist")
+    refused(capsys, ["fit", "c1ccccc1", "nothing.npz", "-o", tmp_path], "nothing.npz", "does not exist")
 
 
 def test_measured_ptcda_asks_for_a_positive_tip(shared):

@@ -11,11 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afmol.calibration import calibrate
 from afmol.data.chemistry import molecule_from_smiles
-from afmol.data.molecules import balance, load_molecules, molecule_set, pack_molecules, write_molecules
+from afmol.data.molecules import PARTS, balance, load_molecules, molecule_set, pack_molecules, write_molecules
+from afmol.data.shards import SetConfig, make
 from afmol.errors import ConfigError, MoleculeError
+from afmol.evaluation import evaluate
+from afmol.soap_evaluation import evaluate_predictor
+from afmol.training import CheckTrainConfig, PointsTrainConfig, TrainConfig, train, train_check, train_on_points
 from strategies import molecules, one_sentence, row, same
 
+PREDICTOR = Path(__file__).parents[1] / "configs" / "soap" / "molecules.safetensors"
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 sets = st.lists(molecules(charged=True, names=names), min_size=1, max_size=6)
 
@@ -219,3 +225,26 @@ def test_rare_elements_are_drawn_more_often():
     assert weight[-1] / weight[0] == pytest.approx(10, rel=1e-4)
     rarer = balance(molecule_set([plain] * 999 + [iodine]))
     assert rarer[-1] / rarer[0] == pytest.approx(10, rel=1e-4)  # not the 32 of 1 in 1000
+
+
+@pytest.mark.parametrize(
+    ("part", "use"),
+    [
+        ("train", lambda data, out: train(TrainConfig(molecules=data, out=out))),
+        ("train", lambda data, out: train_check(CheckTrainConfig(molecules=data, out=out))),
+        ("train", lambda data, out: train_on_points(PointsTrainConfig(molecules=data, out=out))),
+        ("validation", lambda data, out: train(TrainConfig(molecules=f"{out}.npz", validation=data, out=out))),
+        ("validation", lambda data, out: calibrate(data, "base")),
+        ("test", lambda data, out: evaluate(data, "base")),
+        ("test", lambda data, out: evaluate_predictor(PREDICTOR, data)),
+        ("test", lambda data, out: list(make(SetConfig(data, 4, part="test"), out, workers=0))),
+    ],
+)
+def test_each_takes_its_part_of_a_set_or_nothing(part, use, tmp_path):
+    """A set whose molecules are all of another part is refused."""
+    rows = molecule_set([row(3), row(4)])
+    write_molecules(rows, tmp_path / "out.npz")  # not split
+    for wrong in {*range(3)} - {PARTS.index(part)}:
+        write_molecules(replace(rows, split=np.full(2, wrong, np.uint8)), tmp_path / "set.npz")
+        with pytest.raises(MoleculeError, match=f"part '{part}'"):
+            use(str(tmp_path / "set.npz"), str(tmp_path / "out"))

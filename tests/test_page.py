@@ -19,10 +19,12 @@ import pytest
 
 from afmol.data.bending import lay_down
 from afmol.data.chemistry import molecule_from_smiles
+from afmol.elements import CATEGORIES, ELEMENTS
 from afmol.errors import ConfigError
 from afmol.files import read_molecule, write_scan
 from afmol.fitting import Conditions, FitConfig, fit_conditions, imaged
 from afmol.results import prediction_record
+from afmol.serve.jobs import molecule_of
 from afmol.serve.server import PAGE, serving
 from afmol.serve.worker import Worker
 from afmol.simulation import TIPS, grid_around, simulate
@@ -195,6 +197,9 @@ def test_a_stack_goes_in_and_its_molecule_comes_out(served, stack, molecule):
     for form, start in (("xyz", b"15\n"), ("sdf", b"\n"), ("json", b"{"), ("png", b"\x89PNG"), ("svg", b"<?xml")):
         kind, _, content = served.job("export", data, format=form, molecule=found, scan=record, model="base", depth=0.8)
         assert (kind, content[: len(start)]) == ("done", start)
+        if form == "json":  # what the page was told is what it writes
+            assert json.loads(content)["atoms"] == found["atoms"]
+            assert json.loads(content)["scan"]["stated_size"] == record["size"]
     assert served.job("export", data, format="smiles", molecule=found, scan=record)[2] == b"Nc1ccc(Cl)cc1O\n"
 
 
@@ -426,3 +431,24 @@ def test_a_person_mends_a_molecule(browser, stack, downloads, molecule):
     finally:
         browser.get("about:blank")
         page.end()
+
+
+def test_what_the_network_said_survives_the_page():
+    """Warnings, and the elements of each atom; one that a person puts there is certain."""
+    said = np.zeros((2, len(ELEMENTS)))
+    said[0, [1, 8]], said[1, 3] = (0.6, 0.4), 1.0
+    classes = np.stack([said[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1)
+    molecule = Molecule(
+        *(np.array([[0.0, 0, 0], [1.4, 0, 0]]), np.array([6, 8]), np.array([[0, 1]])),
+        **{"class_probabilities": classes, "element_probabilities": said, "confidence": np.ones(2)},
+        **{"bond_probabilities": np.ones(1), "warnings": ("it is made up.",)},
+    )
+    scan = Scan(np.zeros((2, 2, 2), np.float32), (4.0, 4.0))
+    record = prediction_record(scan, molecule, "m", 0.8)
+    again = molecule_of(record)
+    assert prediction_record(scan, again, "m", 0.8) == record
+    assert [list(changes.values()) for changes, _ in again.readings()] == [[], [ELEMENTS[8].symbol]]
+    put = {"position": [3, 0, 0], "element": "N", "class": 2, "class_probabilities": [0, 0, 1, 0, 0], "confidence": 1}
+    more = molecule_of({"atoms": [*record["atoms"], put], "bonds": record["bonds"]})
+    assert more.alternatives()[2] == [("N", 1.0)]
+    assert more.warnings == ()

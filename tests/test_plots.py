@@ -251,3 +251,27 @@ def test_nothing_global_changes_and_nothing_heavy_is_imported(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["True"]
+
+
+def test_warnings_are_in_the_picture(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(drawing, "save", lambda figure, path: drawn.append(figure))
+    drawing.prediction_picture(scan(), chain("CON", warnings=("it is made up.",)), tmp_path / "p.png")
+    assert "WARNING: it is made up." in [text.get_text() for text in drawn[0].texts]
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Drawing that fails half way leaves the picture of before."""
+    path = tmp_path / "p.png"
+    plots.prediction_picture(scan(), chain(), path)
+    before = path.read_bytes()
+
+    def half(self, file, **how):
+        file.write(b"half a picture")
+        raise MemoryError
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(MemoryError):
+        plots.prediction_picture(scan(), chain("CO"), path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["p.png"]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ from hypothesis.extra import numpy as hnp
 from afmol import molecule_from_smiles
 from afmol.data.bending import lay_down
 from afmol.data.chemistry import graph_from_geometry
+from afmol.doubts import at_true_size
 from afmol.elements import CATEGORIES, ELEMENTS, element_index
 from afmol.errors import ConfigError
 from afmol.files import read_molecule, write_scan
 from afmol.model import OnePass, OnePassConfig
 from afmol.naming import Namer
-from afmol.prediction import DEPTH_ERROR, asked_for, predict, predict_many
+from afmol.prediction import DEPTH_ERROR, _surest_size, asked_for, predict, predict_many
 from afmol.results import predict_files, write_prediction
 from afmol.scale import sized
 from afmol.structures import Molecule, Scan
+from afmol.tiling import NOTHING
 
 CONFIG = OnePassConfig(channels=(16, 24, 32), blocks=1, width=16, rounds=1)
 
@@ -352,3 +355,90 @@ def test_depth_decides_only_where_deeper_atoms_were_learned(monkeypatch, deepest
     )
     monkeypatch.setattr(network, "predict", lambda images, threshold, depth: [atom] * len(images))
     assert len(predict_many([blob((10.0, 10.0), (80, 80), (5, 5))], network, 0.5, depth)[0]) == found
+
+
+def test_the_topmost_of_the_atoms_that_are_reported_lies_at_zero():
+    """Also where a higher one is not sure enough to be."""
+    atoms = Molecule(
+        np.array([[1.0, 1, 0], [2, 2, -0.45], [4, 4, -0.5]]),
+        np.array([1, 6, 6]),
+        np.zeros((0, 2), int),
+        confidence=np.array([0.7, 0.99, 0.99]),
+    )
+    found = asked_for(atoms, 0.9, 0.8)
+    np.testing.assert_allclose(found.positions, [[2, 2, 0], [4, 4, -0.05]], atol=1e-12)
+    np.testing.assert_array_equal(asked_for(atoms, 0.5, 0.8).positions, atoms.positions)
+    assert len(asked_for(atoms, 0.995, 0.8)) == 0
+
+
+class Doubter(Believer):
+    """Sure only where the image has nearly the size that it is said to have."""
+
+    def predict(self, images, threshold=0.5, depth=None):
+        (found,) = super().predict(images, threshold, depth)
+        sure = 0.97 - min(0.4, 2 * abs(np.log(images.shape[2] * self.config.pixel / 60)))
+        return [replace(found, confidence=np.full(len(found), sure))]
+
+
+@pytest.mark.parametrize(("stated", "best"), [(1.0, 1.0), (1.35, np.exp(0.3)), (0.86, np.exp(-0.15))])
+def test_where_the_network_is_unsure_other_sizes_are_tried(stated, best):
+    scan = blob((60 * stated,) * 2, (240, 240), (30 * stated,) * 2)
+    assert _surest_size(scan, Doubter(1.0, False), None) == pytest.approx(best)
+    found = predict(scan, Doubter(1.0, False))
+    assert found.stretch == pytest.approx(stated, rel=0.01)
+    assert any("bonds are" in warning for warning in found.warnings) == (stated != 1)
+
+
+def test_a_size_that_bonds_do_not_prove_is_read_and_said(monkeypatch):
+    """Two atoms' bond says nothing; the network is surer of them at the smaller size."""
+
+    class Unsure(Doubter):
+        def predict(self, images, threshold=0.5, depth=None):
+            (found,) = super().predict(images, threshold, depth)
+            return [replace(found, class_probabilities=np.full((len(found), 5), 0.2))]
+
+    found = predict(blob((69.7, 69.7), (240, 240), (35, 35)), Unsure(1.0, False))
+    (size,) = [warning for warning in found.warnings if "size" in warning]
+    assert "surer" in size
+    assert "60.0 x 60.0" in size
+    assert "69.7 x 69.7" in size
+
+
+def test_a_scan_that_another_size_would_make_too_large_is_read_as_it_is_stated(monkeypatch):
+    monkeypatch.setattr("afmol.prediction._surest_size", lambda *asked: np.exp(-0.3))
+    scan = blob((900.0, 60.0), (1800, 120), (30, 30))
+    network = Doubter(1.0, False)
+    monkeypatch.setattr(network, "predict", lambda *asked: [ANTHRACENE.taken(np.zeros(0, int))])
+    monkeypatch.setattr("afmol.prediction._read_many", lambda *asked: [NOTHING])
+    assert len(predict(scan, network)) == 0
+
+
+def test_hydrogens_that_are_added_do_not_change_the_size(tmp_path, weights, monkeypatch):
+    """Naphthalene's carbons, 6 % too far apart but not beyond doubt: with its hydrogens they would be."""
+    whole = lay_down(molecule_from_smiles("c1ccc2ccccc2c1"), np.random.default_rng(0), tilt=0.0)
+    carbons = whole.taken(np.flatnonzero(whole.numbers == 6))
+    n = len(carbons)
+    p = 1.06 * carbons.positions * [1, 1, 0] + [10, 10, 0]
+    sure = 0.96 * np.eye(5)[carbons.classes] + 0.04 * np.eye(5)[np.full(n, 2)]
+    seen = replace(carbons, positions=p, class_probabilities=sure, confidence=np.ones(n), stretch=1.06)
+    assert at_true_size(Scan(np.zeros((2, 2, 3)), (20.0, 20.0)), seen)[0].size == (20.0, 20.0)
+    monkeypatch.setattr("afmol.results.predict", lambda *asked, **how: seen)
+    write_scan(blob((20.0, 20.0), (32, 32), (4, 4)), tmp_path / "a.npz")
+    ((_, found),) = predict_files([str(tmp_path / "a.npz")], tmp_path, str(weights), hydrogens=True)
+    assert isinstance(found, Molecule)
+    assert len(found) == n + 8
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["scan"]["size"] == [20.0, 20.0]
+    np.testing.assert_allclose([atom["position"] for atom in record["atoms"]][:n], p, atol=1e-3)
+
+
+def test_naming_takes_one_thread_whatever_the_machine_has(monkeypatch):
+    """OpenBLAS starts one a core otherwise, each with its share of the address space that the process may have."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "64")
+    with Namer() as namer:
+        assert namer.smiles(molecule_from_smiles("c1ccncc1")) == "c1ccncc1"
+        assert namer.process is not None
+        environ = Path(f"/proc/{namer.process.pid}/environ")
+        if not environ.exists():
+            pytest.skip("this system does not show the environment of a process")
+        assert b"OPENBLAS_NUM_THREADS=1" in environ.read_bytes().split(b"\0")

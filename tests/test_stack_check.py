@@ -96,7 +96,7 @@ def test_statistics_are_those_of_numpy_and_know_no_scale_offset_or_plane():
     np.testing.assert_allclose(slice_statistics(waves)[0], expected, atol=0.03)
 
 
-def test_training_writes_weights_that_load(molecules, tmp_path):
+def test_training_writes_weights_that_load_and_goes_on(molecules, tmp_path, monkeypatch):
     pack_molecules([molecules[i] for i in range(3)], tmp_path / "some.npz")
     config = CheckTrainConfig(
         **{"out": str(tmp_path / "run"), "name": "check", "steps": 2, "workers": 0, "accelerator": "cpu"},
@@ -107,8 +107,24 @@ def test_training_writes_weights_that_load(molecules, tmp_path):
     network, name = load_model(train_check(config))
     logits = network.judge(torch.randn(2, 10, 33, 40))
     assert (name, logits.shape) == ("check", (2, len(KINDS)))
-    more = train_check(replace(config, steps=3))  # goes on
-    assert load_model(more)[0].config == network.config
+
+    seen, real = [], SpoiledStacks.batch
+
+    def batch(self, number):
+        seen.append(number)
+        return real(self, number)
+
+    monkeypatch.setattr(SpoiledStacks, "batch", batch)
+    again = load_model(train_check(config))[0].state_dict()  # all is done
+    assert all(torch.equal(value, again[name]) for name, value in network.state_dict().items())
+    assert seen == []
+    more = load_model(train_check(replace(config, steps=3)))[0]
+    assert seen == [2], "it goes on"
+    assert more.config == network.config
+    assert any(not torch.equal(value, again[name]) for name, value in more.state_dict().items())
+    pack_molecules([molecules[0]], tmp_path / "other.npz")
+    with pytest.raises(ConfigError, match="other"):
+        train_check(replace(config, steps=4, molecules=str(tmp_path / "other.npz")))
 
 
 @pytest.mark.parametrize("wrong", [{"scale": -0.1}, {"scale": 2.0}, {"sides": (8, 64)}, {"sides": (64, 48)}])

@@ -183,3 +183,13 @@ def test_a_large_scan_is_read_in_tiles_at_its_places():
     assert found.stretch == pytest.approx(np.exp(np.average(np.log(1 + 0.001 * seen), weights=seen)))
     with pytest.raises(ScanError, match="at most 1000 A"):
         predict(Scan(np.tile(data, (1, 2, 1)), (250.0, 1001.0)), network)
+
+
+def test_a_tile_is_read_though_one_of_its_slices_shows_nothing():
+    """As one of a scan that was not finished, filled up."""
+    whole = scan(300, 300, (150.0, 150.0))
+    whole = replace(whole, data=np.concatenate([whole.data, whole.data[..., ::-1]], axis=-1))
+    whole.data[:200, :, 0] = 0.0
+    assert all(cut(whole, tile, 0.0) is not None for tile in tiled(whole))
+    whole.data[:200] = 0.0
+    assert any(cut(whole, tile, 0.0) is None for tile in tiled(whole))

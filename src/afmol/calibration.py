@@ -93,6 +93,8 @@ def calibrate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCo
         for conditions in config.conditions
     ]
     fitted, judged = ([s for kind in kinds for s in kind[part::2]] for part in (0, 1))
+    if not fitted or not judged:
+        raise ConfigError(f"{data} has too few such molecules to calibrate by; at least two are needed.")
     numbers = fit(outcomes(network, fitted))
     calibrated = scaled(network, numbers)
     return Calibration(calibrated, name, numbers, compared(network, judged), compared(calibrated, judged))

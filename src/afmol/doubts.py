@@ -14,7 +14,7 @@ import torch
 from .checkpoint import STACK_CHECK, load_model
 from .data.spoiled import KINDS
 from .model import StackCheck
-from .resampling import resampled
+from .resampling import constant, resampled, with_images
 from .scale import scale_ratio
 from .structures import Molecule, Scan
 from .tiling import fullest
@@ -49,11 +49,12 @@ def doubted(scan: Scan, molecule: Molecule) -> Molecule:
 
 
 def image_doubts(scan: Scan) -> list[str]:
-    """What speaks against the images of a stack of at least three slices, a sentence each."""
-    data = scan.data
-    same = np.flatnonzero((data[..., 1:] == data[..., :-1]).all((0, 1)))
+    """What speaks against the images of a stack of at least three slices, a sentence each; constant ones are none."""
+    number = 1 + np.flatnonzero(~constant(scan.data))
+    scan = with_images(scan)
+    same = np.flatnonzero((scan.data[..., 1:] == scan.data[..., :-1]).all((0, 1)))
     if len(same):
-        return [f"slices {same[0] + 1} and {same[0] + 2} are the same image; leave one of them out."]
+        return [f"slices {number[same[0]]} and {number[same[0] + 1]} are the same image; leave one of them out."]
     likely = kinds(scan)
     if 1 - likely["good"] < LIKELY:
         return []
@@ -83,6 +84,12 @@ def size_doubt(scan: Scan, molecule: Molecule) -> list[str]:
     how = "long" if ratio > 1 else "short"
     stated, true = (" x ".join(f"{side / r:.1f}" for side in scan.size) for r in (1.0, ratio))
     return [f"bonds are {100 * abs(ratio - 1):.0f} % too {how}: is the size {stated} or {true} A?"]
+
+
+def other_size(scan: Scan, stretch: float) -> str:
+    """What is said of a stack that was read as of another size, stated / true, without bonds that prove it."""
+    stated, read = (" x ".join(f"{side / r:.1f}" for side in scan.size) for r in (1.0, stretch))
+    return f"the network is surer of what it sees if the size is about {read} A: is {stated} A right?"
 
 
 def doubted_stretch(molecule: Molecule) -> float:

@@ -84,6 +84,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.molecules < 1:
             raise ConfigError("Evaluate at least one molecule.")
+        if not 0 <= self.noise < np.inf or self.seed < 0:
+            raise ConfigError("The noise and the seed must not be negative.")
 
 
 @dataclass(frozen=True)

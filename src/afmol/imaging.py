@@ -46,6 +46,8 @@ class ImagingConfig:
         wrong = next((name for name, values in given.items() if not ((values > 0) & (values < np.inf)).all()), None)
         if wrong or not 0 <= self.noise < np.inf:
             raise ConfigError(f"--{wrong or 'noise'} must be positive.")
+        if self.seed < 0:
+            raise ConfigError("--seed must not be negative.")
 
 
 def is_file(molecule: str) -> bool:

@@ -9,6 +9,7 @@ The search for bond orders may take minutes or gigabytes, and no stack is worth 
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -24,6 +25,8 @@ SECONDS = 10.0
 """For one molecule."""
 MEMORY = 2 * 2**30
 """Address space of the process, bytes; RDKit alone takes 0.6 GiB of it."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""The process's environment: a thread of OpenBLAS's takes 80 MiB of that address space, and it starts one a core."""
 
 CHARGED = {("N", 1), ("O", -1)}
 """Charged atoms that a molecule may have side by side, those of nitro groups and N-oxides. Others, and triple bonds in
@@ -62,6 +65,7 @@ class Namer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **ONE_THREAD},
         )
         assert process.stdin is not None
         assert process.stdout is not None

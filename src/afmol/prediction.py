@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
-from .doubts import doubted, doubted_stretch
+from .doubts import doubted, doubted_stretch, other_size
 from .errors import ConfigError, ScanError
 from .model import ImageModel, OnePass, deepest
 from .resampling import resampled, usable
@@ -78,17 +78,21 @@ def predict(
     """
     network = _loaded(str(model))[0] if isinstance(model, str | Path) else model
     check_depth(network, depth)
-    scan = usable(scan, WIDEST)
+    stated, scan = scan, usable(scan, WIDEST)
     how = threshold, depth, progress
     molecule, stretch = _read(scan, network, *how), 1.0
     if not len(molecule) or _surety(molecule) < SURE:
-        stretch = _surest_size(scan, network, depth)
-        molecule = molecule if stretch == 1.0 else _read_stretched(scan, stretch, network, *how)
+        with contextlib.suppress(ScanError):  # a scan that would be too large; as it is stated it can be read
+            surest = _surest_size(scan, network, depth)
+            if surest != 1.0:
+                molecule, stretch = _read_stretched(scan, surest, network, *how), surest
     found = scale_ratio(molecule)
     if found is not None and abs(np.log(found.ratio / stretch)) >= max(READ_AGAIN, 2 * found.error):
         molecule = _consistent(scan, molecule, found.ratio, stretch, network, *how)
-    molecule = doubted(scan, sized(molecule))
+    molecule = doubted(stated, sized(molecule))
     true = doubted_stretch(molecule)  # the size at which bonds have their lengths
+    if stretch != 1.0 and true == 1.0:
+        molecule = replace(molecule, warnings=(*molecule.warnings, other_size(scan, stretch)))
     placed = _placed([_stretched(molecule, 1 / true, 1 / true)], network, threshold)[0]
     return _stretched(placed, true, true)
 
@@ -227,10 +231,11 @@ def asked_for(molecule: Molecule, threshold: float, depth: float | None) -> Mole
 
     Confidence, p, is that an atom is there, at whatever depth. What is deeper is neither right nor wrong, so it is the
     choice between an atom that is asked for, p F((z + depth) / DEPTH_ERROR), and none, 1 - p, that decides whether it
-    is reported; F: the normal distribution.
+    is reported; F: the normal distribution. The topmost of those that are has z = 0.
     """
     assert molecule.confidence is not None
     probable = molecule.confidence
     if depth is not None:
         probable = expit(logit(probable) + log_ndtr((molecule.positions[:, 2] + depth) / DEPTH_ERROR))
-    return molecule.taken(np.flatnonzero(probable >= threshold))
+    asked = molecule.taken(np.flatnonzero(probable >= threshold))
+    return replace(asked, positions=asked.positions - [0.0, 0.0, asked.positions[:, 2].max()]) if len(asked) else asked

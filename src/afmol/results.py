@@ -27,8 +27,11 @@ RESULTS = (".json", ".xyz", ".sdf", ".png")
 """Suffixes of the files of a prediction."""
 
 
-def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) -> dict:
-    """A prediction as plain values, format afmol-prediction/1 (CONVENTIONS.md)."""
+def prediction_record(
+    scan: Scan, molecule: Molecule, model: str, depth: float, stated: tuple[float, float] | None = None
+) -> dict:
+    """A prediction as plain values, format afmol-prediction/1 (CONVENTIONS.md). `stated`: the size that the scan was
+    said to have, A, if that is not its size."""
     n, m, alternatives, parts = len(molecule), len(molecule.bonds), molecule.alternatives(), molecule.parts()
     smiles = molecule.smiles or [None] * len(parts)
     probabilities = molecule.class_probabilities if molecule.class_probabilities is not None else np.zeros((n, 5))
@@ -36,7 +39,12 @@ def prediction_record(scan: Scan, molecule: Molecule, model: str, depth: float) 
     bonds = molecule.bond_probabilities if molecule.bond_probabilities is not None else np.ones(m)
     return {
         "format": "afmol-prediction/1",
-        "scan": {"source": scan.source, "shape": list(scan.data.shape), "size": [float(s) for s in scan.size]},
+        "scan": {
+            "source": scan.source,
+            "shape": list(scan.data.shape),
+            "size": [float(side) for side in scan.size],
+            "stated_size": [float(side) for side in stated or scan.size],
+        },
         "model": {"name": model, "depth": depth},
         "atoms": [
             {
@@ -98,8 +106,7 @@ def write_prediction(
     bonded = molecule.with_likely_bonds()
     paths = [out / f"{name}{suffix}" for suffix in RESULTS]
     make_folder(out)
-    record = prediction_record(replace(scan, source=source or scan.source), molecule, model, depth)
-    record["scan"]["stated_size"] = [float(side) for side in stated]
+    record = prediction_record(replace(scan, source=source or scan.source), molecule, model, depth, stated)
     text = json.dumps(record, indent=1)
     write_file(paths[0], f"{text}\n".encode())
     write_molecule(bonded, paths[1])
@@ -159,7 +166,8 @@ def predict_files(
                 scan = read_scan(source, **reading)
                 molecule = predict(scan, network, threshold, depth=depth, progress=progress)
                 true, molecule = at_true_size(scan, molecule)  # what is one molecule depends on it
-                molecule = named(molecule, namer, hydrogens=hydrogens)
+                decided = replace(molecule, stretch=None)  # hydrogens that are added say nothing of the size
+                molecule = named(decided, namer, hydrogens=hydrogens)
                 down = network.config.depth if depth is None else depth
                 write_prediction(true, molecule, out, stem, name, down, source=origin, stated=scan.size)
                 yield stem, molecule

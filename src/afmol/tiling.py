@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import KDTree
 
-from .resampling import constant
+from .resampling import FEWEST_SLICES, constant
 from .structures import Molecule, Scan
 
 LONGEST = 120.0
@@ -57,7 +57,7 @@ def cut(scan: Scan, tile: Tile, least: float) -> Scan | None:
     """The scan of a tile; None: it is bare, its `contrast` below `least`."""
     (x, y), (to_x, to_y) = tile.start, tile.stop
     part = replace(scan, data=scan.data[x:to_x, y:to_y], size=((to_x - x) * tile.pixel[0], (to_y - y) * tile.pixel[1]))
-    bare = constant(part.data).any() or contrast(part) < least
+    bare = (~constant(part.data)).sum() < FEWEST_SLICES or contrast(part) < least
     return None if bare else part
 
 

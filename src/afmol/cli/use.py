@@ -129,10 +129,13 @@ def simulate(
         noise: standard deviation of white noise as a share of each slice's range.
         seed: of orientation and noise.
     """
+    from ..files import check_scan_path, make_folder
     from ..imaging import ImagingConfig, heights_above, is_file, named_molecule, simulate_molecule, write_stack
 
+    check_scan_path(out)
     config = ImagingConfig(tip, force, size, pixel, slices, step, distance, heights, amplitude, noise, seed)
     lay = not is_file(molecule)
+    make_folder(out.parent)
     atoms, scan, uncharged = simulate_molecule(named_molecule(molecule), config, lay=lay, progress=True)
     if uncharged:
         print(f"{molecule} has no charges, so electrostatic forces are left out: {uncharged}", file=sys.stderr)
@@ -181,13 +184,14 @@ def fit(
         starts: directions from which the molecule is fitted, the most promising of 48.
         flattening: by how much halogens are flatter along their bond than across it; 1: as their radii say.
     """
-    from ..files import read_scan
+    from ..files import make_folder, read_scan
     from ..fitting import FitConfig, write_fit
     from ..fitting import fit as run
     from ..imaging import named_molecule
 
     scan = read_scan(stack, size=size, heights=heights)
     config = FitConfig(force, tip, charges, step, amplitude, starts, flattening=flattening)
+    make_folder(out)  # before the work, not after it
     result, lies, image = run(named_molecule(molecule), scan, config, progress=True)
     name = Path(stack).resolve().stem
     paths = write_fit(result, lies, scan, image, out, name)
@@ -203,7 +207,11 @@ def fit(
 
 
 def serve(
-    stacks: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[STACK ...]")] = (),
+    stacks: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[STACK ...]", help_behavior_hint="(optional)"),
+    ] = (),
     /,
     port: int = 0,
     host: str = "127.0.0.1",

@@ -108,14 +108,18 @@ def write_scan(scan: Scan, path: str | Path) -> None:
         ConfigError: an unknown suffix, or a place that cannot be written to.
         ScanError: values beyond 32 bits for .gsf.
     """
-    written = {suffix: form for suffix, form in SCANS.items() if form.write}
-    write_file(path, _format(Path(path), written, ConfigError).write(scan))
+    write_file(path, check_scan_path(path).write(scan))
+
+
+def check_scan_path(path: str | Path) -> Format:
+    """The form of a stack that is to be written; ConfigError: a suffix of none."""
+    return _format(Path(path), {suffix: form for suffix, form in SCANS.items() if form.write}, ConfigError)
 
 
 def is_single_slice(path: str | Path) -> bool:
-    """Whether a file holds one image of a stack, by its suffix."""
+    """Whether a file holds one image of a stack, by its suffix; a folder, as of NAME.gsf, holds several."""
     suffix = Path(path).suffix.lower()
-    return suffix in FORMATS and FORMATS[suffix].holds == "slice"
+    return suffix in FORMATS and FORMATS[suffix].holds == "slice" and not Path(path).is_dir()
 
 
 def read_molecule(path: str | Path) -> Molecule:

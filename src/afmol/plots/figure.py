@@ -1,5 +1,6 @@
 """What all pictures share: inks, panels placed in inches, the heading, the file."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import ConfigError
+from ..files import write_file
 
 INK, QUIET = "#222222", "#6b6b6b"
 FORMATS = (".png", ".pdf", ".svg")
@@ -28,12 +30,10 @@ def heading(figure: Figure, title: str, rest: str) -> None:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a picture. Raises ConfigError: a suffix that is not in FORMATS, a file that cannot be written."""
+    """Write a picture, whole or not at all. Raises ConfigError: a suffix that is not in FORMATS, an unwritable file."""
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ConfigError(f"{path} is no picture that afmol writes; choose a name that ends in {' or '.join(FORMATS)}.")
-    try:
-        figure.savefig(path, format=suffix[1:], dpi=150)
-    except OSError as error:
-        why = (error.strerror or "error").lower()
-        raise ConfigError(f"{path} cannot be written ({why}); choose another name or folder.") from error
+    picture = BytesIO()
+    figure.savefig(picture, format=suffix[1:], dpi=150)
+    write_file(path, picture.getvalue())

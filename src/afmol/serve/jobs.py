@@ -18,7 +18,7 @@ import numpy as np
 
 from ..checkpoint import load_image_model
 from ..data.chemistry import graph_from_geometry, with_charges
-from ..elements import BY_SYMBOL
+from ..elements import BY_SYMBOL, ELEMENTS
 from ..errors import ConfigError, MoleculeError, ScanError
 from ..files import MOLECULES, read_scan, write_molecule
 from ..fitting import Conditions, FitConfig, correlations, fit_conditions, imaged, target
@@ -170,6 +170,7 @@ def molecule_of(record: dict[str, Any]) -> Molecule:
     unknown = [a["element"] for a in atoms if a["element"] not in BY_SYMBOL]
     if unknown:
         raise MoleculeError(f"{unknown[0]!r} is not an element that afmol knows ({', '.join(BY_SYMBOL)}).")
+    said = np.array([_elements(a) for a in atoms]) if any(a.get("elements") for a in atoms) else None
     return Molecule(
         np.array([a["position"] for a in atoms], float).reshape(-1, 3),
         np.array([BY_SYMBOL[a["element"]].number for a in atoms], int),
@@ -178,7 +179,17 @@ def molecule_of(record: dict[str, Any]) -> Molecule:
         confidence=np.array([a["confidence"] for a in atoms], float),
         bond_probabilities=np.array([b["probability"] for b in bonds], float),
         name=str(record.get("name", "")),
+        element_probabilities=said,
+        warnings=tuple(str(warning) for warning in record.get("warnings", ())),
     )
+
+
+def _elements(atom: dict[str, Any]) -> np.ndarray:
+    """Probabilities of the elements of an atom, as far as the page knows; one that a person put there is certain."""
+    p = np.zeros(len(ELEMENTS))
+    for symbol, share in atom.get("elements") or [(atom["element"], 1.0)]:
+        p[ELEMENTS.index(BY_SYMBOL[symbol])] = share
+    return p
 
 
 def _charged(request: dict[str, Any]) -> tuple[Molecule, str]:

@@ -102,13 +102,14 @@ async function predict() {
   if (!found) return;
   const [record] = found;
   if (state.molecule) state.past.push(state.molecule);
-  Object.assign(state, { molecule: { atoms: record.atoms, bonds: record.bonds, model: Date.now() }, future: [], charges: null });
+  const { atoms, bonds, warnings: doubts } = record;
+  Object.assign(state, { molecule: { atoms, bonds, warnings: doubts, model: Date.now() }, future: [], charges: null });
   Object.assign(state, { model: record.model.name, depth: record.model.depth });
   chosen = -1;
   all();
-  const n = record.atoms.length;
+  const n = atoms.length;
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  const warnings = record.warnings.map((w) => ` Warning: ${w}`).join("");
+  const warnings = doubts.map((w) => ` Warning: ${w}`).join("");
   tell((n ? `${n} atoms in ${seconds} s.` : "No atom was found.") + warnings, warnings !== "");
   simulate();
 }
