@@ -69,7 +69,8 @@ def predict(
         scan: any width and height up to `WIDEST`, pixel size and number of slices from 3 up.
         model: a shipped name, a weight file, or a model that is loaded.
         threshold: atoms with less confidence are left out, and those that are rather deeper than `depth` (`asked_for`).
-        depth: atoms further below the topmost one are left out, A; None: the model's usual depth.
+        depth: atoms further below the topmost one are left out, A, sure ones from 0.2 A further; None: the model's
+            usual depth.
         progress: show a bar over the tiles, if there are several.
 
     Raises:
@@ -227,7 +228,7 @@ def _border(network: OnePass, depth: float | None) -> float | None:
 
 def asked_for(molecule: Molecule, threshold: float, depth: float | None) -> Molecule:
     """The atoms of which it is probable enough that they are there and, of a network that has learned deeper ones, no
-    deeper than asked for (A).
+    deeper than asked for (A): sure ones come down to SPARE_DEPTH more (one_pass.py).
 
     Confidence, p, is that an atom is there, at whatever depth. What is deeper is neither right nor wrong, so it is the
     choice between an atom that is asked for, p F((z + depth) / DEPTH_ERROR), and none, 1 - p, that decides whether it

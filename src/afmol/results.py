@@ -137,7 +137,8 @@ def predict_files(
         out: folder for the results; made if it is not there.
         model: a shipped name or a weight file.
         threshold: atoms with less confidence are left out, and those that are rather deeper than `depth`.
-        depth: atoms further below the topmost one are left out, A; None: the model's usual depth.
+        depth: atoms further below the topmost one are left out, A, sure ones from 0.2 A further; None: the model's
+            usual depth.
         hydrogens: add those that valences ask for and no image shows, with confidence 0 (hydrogens.py).
         overwrite: replace the results of other stacks, and other files of these names, too.
         progress: show a bar over the tiles of a large stack.

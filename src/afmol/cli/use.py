@@ -64,8 +64,9 @@ def predict(
         direction: fast scan direction of .sxm files.
         threshold: atoms with less confidence than this are left out, and those that are rather deeper than asked for;
             below 0.5 atoms are as the network says them, whether or not their valences make a molecule.
-        depth: atoms further below the topmost one than this are left out, in Angstrom; a model has a usual depth and,
-            if it has learned more, a largest one (afmol info). The deeper an atom, the less is seen of it.
+        depth: atoms further below the topmost one than this are left out, in Angstrom, sure ones from 0.2 further; a
+            model has a usual depth and, if it has learned more, a largest one (afmol info). The deeper an atom, the
+            less is seen of it.
         hydrogens: add hydrogens that the image does not show where the molecule's valences ask for them, for those who
             want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json.
         overwrite: replace results of other stacks of the same name, which are left alone otherwise.
