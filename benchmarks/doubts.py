@@ -116,7 +116,7 @@ def good(molecules: MoleculeSet, count: int, model: str) -> None:
         for shapes in SHAPES:
             for scan, _ in evaluation_samples(molecules, shapes, conditions, config):
                 warnings = predict(scan, network).warnings
-                kinds = [WHAT.get(w, "size" if "bonds are" in w else "repeated") for w in warnings]
+                kinds = [WHAT.get(w, "size" if "size" in w else "repeated") for w in warnings]
                 said[" and ".join(kinds) or "nothing"] += 1
     print(f"good stacks, read: warned of {1 - said['nothing'] / said.total():.4f}  {dict(said.most_common())}")
 

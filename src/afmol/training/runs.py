@@ -70,13 +70,7 @@ def train(config: TrainConfig) -> Path:
         validate = validation(load_molecules(config.validation, "validation"), config)
     if not config.start and getattr(config.model, "needs_start", False):
         raise ConfigError("Part of this model stays frozen: name the weights to start from (start).")
-    torch.manual_seed(config.seed)
-    model = build(config.model)
-    if not config.start:
-        return fit(model, source, config, validate)
-    other = load_model(config.start)[0]
-    start = fingerprint(other)  # now: a model of the same configuration is the one that is trained
-    return fit(_started(model, other, config.start), source, config, validate, start)
+    return _fitted(config, source, validate)
 
 
 @dataclass(frozen=True)
@@ -128,6 +122,8 @@ class CheckTrainConfig(FitConfig):
 
     molecules: str = ""
     """Packed molecule set (.npz) to train on; of one that is split, its training part."""
+    start: str = ""
+    """Weights to start from (a shipped name or a file, of the same model); random ones if empty."""
     batch_size: int = 32
     """Stacks a step, half of them good."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -149,8 +145,18 @@ def train_check(config: CheckTrainConfig) -> Path:
         As `train`.
     """
     source = SpoiledStacks(load_molecules(config.molecules, "train"), config.data, config.spoiled, config.batch_size)
+    return _fitted(config, source)
+
+
+def _fitted(config: TrainConfig | CheckTrainConfig, source: Source, validate: Validate | None = None) -> Path:
+    """Trained from random weights, or from those that the configuration names."""
     torch.manual_seed(config.seed)
-    return fit(build(config.model), source, config)
+    model = build(config.model)
+    if not config.start:
+        return fit(model, source, config, validate)
+    other = load_model(config.start)[0]
+    start = fingerprint(other)  # now: a model of the same configuration is the one that is trained
+    return fit(_started(model, other, config.start), source, config, validate, start)
 
 
 def _started(model: nn.Module, other: nn.Module, name: str) -> nn.Module:
