@@ -78,6 +78,14 @@ def test_batches_are_functions_of_their_number(molecules):
     assert not torch.equal(batch.images[0, 0, :40, :40], stacks.batch(8).images[0, 0, :40, :40])
 
 
+def test_tips_are_drawn_more_often_where_they_are_asked_for(molecules):
+    often = [
+        SpoiledStacks(molecules, DATA, SpoiledConfig(sides=(40, 40), tip_share=p), 12).batch(0) for p in (0.0, 1.0)
+    ]
+    few, all_ = ((batch.kinds[1::2] == KINDS.index("tip")).sum() for batch in often)
+    assert few < 6 == all_
+
+
 def test_statistics_are_those_of_numpy_and_know_no_scale_offset_or_plane():
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.gamma(2.0, size=(2, 4, 30, 24)).cumsum(1).astype(np.float32))
@@ -122,12 +130,18 @@ def test_training_writes_weights_that_load_and_goes_on(molecules, tmp_path, monk
     assert seen == [2], "it goes on"
     assert more.config == network.config
     assert any(not torch.equal(value, again[name]) for name, value in more.state_dict().items())
+    begun = replace(config, start=str(tmp_path / "run" / "check.safetensors"), out=str(tmp_path / "on"), warm_up=1000)
+    on = load_model(train_check(replace(begun, steps=1, learning_rate=1e-9)))[0]
+    for name, value in on.named_parameters():
+        torch.testing.assert_close(value, more.get_parameter(name), msg="it starts from other weights")
     pack_molecules([molecules[0]], tmp_path / "other.npz")
     with pytest.raises(ConfigError, match="other"):
         train_check(replace(config, steps=4, molecules=str(tmp_path / "other.npz")))
 
 
-@pytest.mark.parametrize("wrong", [{"scale": -0.1}, {"scale": 2.0}, {"sides": (8, 64)}, {"sides": (64, 48)}])
+@pytest.mark.parametrize(
+    "wrong", [{"scale": -0.1}, {"scale": 2.0}, {"sides": (8, 64)}, {"sides": (64, 48)}, {"tip_share": 1.5}]
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match="spoiled"):
         SpoiledConfig(**wrong)
