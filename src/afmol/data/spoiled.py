@@ -39,14 +39,10 @@ class SpoiledConfig:
     """Largest error of ln (stated / true size), of any kind of stack: sizes are doubted elsewhere (scale.py)."""
     sides: tuple[int, int] = (44, 88)
     """Shortest and longest side of an image, pixels."""
-    tip_share: float = 0.0
-    """Share of the spoiled stacks that are by a Xe tip, the hardest to tell, before kinds are drawn evenly."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale <= 1 or not 16 <= self.sides[0] <= self.sides[1]:
             raise ConfigError("spoiled.scale is 0 to 1, spoiled.sides ascend from 16.")
-        if not 0 <= self.tip_share <= 1:
-            raise ConfigError("spoiled.tip_share is 0 to 1.")
 
 
 class Spoiled(NamedTuple):
@@ -87,8 +83,6 @@ def scene(molecules: MoleculeSet, data: DataConfig, config: SpoiledConfig, i: in
     there = replace(data, pixel=data.pixel * float(np.exp(config.scale * rng.uniform(-1, 1))))  # called data.pixel
     good = make_sample(molecules, there, i).scan.data
     kind = KINDS[rng.integers(1, len(KINDS))]
-    if config.tip_share and rng.random() < config.tip_share:
-        kind = "tip"
     if kind == "tip":
         bare = replace(there, measured=replace(there.measured, exponential_share=0.0, clearance=(2.8, 4.2)))
         bad = make_sample(molecules, bare, i, tip=xe_tip(rng)).scan.data
