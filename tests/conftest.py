@@ -72,7 +72,7 @@ install_import_hook("afmol", "conftest.checked")
 
 torch.set_num_threads(1)  # tiny networks: a second thread only waits for the first
 
-hypothesis.settings.register_profile("local", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("local", deadline=None, max_examples=40)
 hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("local"), derandomize=True, database=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
