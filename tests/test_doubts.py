@@ -166,11 +166,3 @@ def test_the_likeliest_kind_is_said(kind, words, monkeypatch):
     monkeypatch.setattr("afmol.doubts.kinds", lambda scan: {k: 0.7 * (k == kind) + 0.3 * (k == "good") for k in KINDS})
     (doubt,) = image_doubts(stack(SMILES[0])[0])
     assert words in doubt
-
-
-def test_slices_are_numbered_as_they_are_in_the_stack():
-    """Constant ones among them, which are left out."""
-    scan = spoiled(stack(SMILES[0])[0], "same image")
-    data = scan.data.copy()
-    data[..., 2] = 0.0
-    assert image_doubts(replace(scan, data=data)) == image_doubts(scan)

@@ -442,3 +442,11 @@ def test_naming_takes_one_thread_whatever_the_machine_has(monkeypatch):
         if not environ.exists():
             pytest.skip("this system does not show the environment of a process")
         assert b"OPENBLAS_NUM_THREADS=1" in environ.read_bytes().split(b"\0")
+
+
+def test_slices_are_numbered_as_they_are_in_the_stack():
+    """Constant ones among them, which are left out."""
+    scan = blob((10.0, 10.0), (80, 80), (5, 5), slices=7)
+    scan.data[..., 0] = 0.0
+    scan.data[..., 4] = scan.data[..., 5]
+    assert any("slices 5 and 6 are the same" in warning for warning in predict(scan, OnePass(CONFIG).eval()).warnings)
