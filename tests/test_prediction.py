@@ -389,15 +389,24 @@ def test_where_the_network_is_unsure_other_sizes_are_tried(stated, best):
     assert any("bonds are" in warning for warning in found.warnings) == (stated != 1)
 
 
-def test_a_size_that_bonds_do_not_prove_is_read_and_said(monkeypatch):
-    """Two atoms' bond says nothing; the network is surer of them at the smaller size."""
+@pytest.mark.parametrize("length", [1.0, 60 / 69.7])
+def test_a_size_that_bonds_do_not_prove_is_read_and_said(length):
+    """Classes that are unsure make bonds prove little; the network is surer of its atoms at the smaller size. Where
+    bonds that it reads there speak for the stated size after all, that is what is read, and nothing is said."""
 
     class Unsure(Doubter):
         def predict(self, images, threshold=0.5, depth=None):
             (found,) = super().predict(images, threshold, depth)
-            return [replace(found, class_probabilities=np.full((len(found), 5), 0.2))]
+            positions = found.positions * [length, length, 1]
+            return [replace(found, positions=positions, class_probabilities=np.full((len(found), 5), 0.2))]
 
-    found = predict(blob((69.7, 69.7), (240, 240), (35, 35)), Unsure(1.0, False))
+    scan = blob((69.7, 69.7), (240, 240), (35, 35))
+    assert _surest_size(scan, Unsure(1.0, False), None) == pytest.approx(np.exp(0.15))
+    found = predict(scan, Unsure(1.0, False))
+    if length != 1:
+        assert found.stretch == pytest.approx(1.0, abs=0.01)
+        assert not any("surer" in warning for warning in found.warnings)
+        return
     (size,) = [warning for warning in found.warnings if "size" in warning]
     assert "surer" in size
     assert "60.0 x 60.0" in size
@@ -408,7 +417,6 @@ def test_a_scan_that_another_size_would_make_too_large_is_read_as_it_is_stated(m
     monkeypatch.setattr("afmol.prediction._surest_size", lambda *asked: np.exp(-0.3))
     scan = blob((900.0, 60.0), (1800, 120), (30, 30))
     network = Doubter(1.0, False)
-    monkeypatch.setattr(network, "predict", lambda *asked: [ANTHRACENE.taken(np.zeros(0, int))])
     monkeypatch.setattr("afmol.prediction._read_many", lambda *asked: [NOTHING])
     assert len(predict(scan, network)) == 0
 

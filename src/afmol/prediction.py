@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
-from .doubts import doubted, doubted_stretch, other_size
+from .doubts import MOST_STRETCH, doubted, doubted_stretch, other_size
 from .errors import ConfigError, ScanError
 from .model import ImageModel, OnePass, deepest
 from .resampling import resampled, usable
@@ -81,7 +81,7 @@ def predict(
     check_depth(network, depth)
     stated, scan = scan, usable(scan, WIDEST)
     how = threshold, depth, progress
-    molecule, stretch = _read(scan, network, *how), 1.0
+    molecule, stretch, surest = _read(scan, network, *how), 1.0, 1.0
     if not len(molecule) or _surety(molecule) < SURE:
         with contextlib.suppress(ScanError):  # a scan that would be too large; as it is stated it can be read
             surest = _surest_size(scan, network, depth)
@@ -89,10 +89,10 @@ def predict(
                 molecule, stretch = _read_stretched(scan, surest, network, *how), surest
     found = scale_ratio(molecule)
     if found is not None and abs(np.log(found.ratio / stretch)) >= max(READ_AGAIN, 2 * found.error):
-        molecule = _consistent(scan, molecule, found.ratio, stretch, network, *how)
+        molecule, stretch = _consistent(scan, molecule, found.ratio, stretch, network, *how)
     molecule = doubted(stated, sized(molecule))
     true = doubted_stretch(molecule)  # the size at which bonds have their lengths
-    if stretch != 1.0 and true == 1.0:
+    if surest != 1.0 and true == 1.0 and abs(log(stretch)) >= MOST_STRETCH:
         molecule = replace(molecule, warnings=(*molecule.warnings, other_size(scan, stretch)))
     placed = _placed([_stretched(molecule, 1 / true, 1 / true)], network, threshold)[0]
     return _stretched(placed, true, true)
@@ -100,8 +100,9 @@ def predict(
 
 def _consistent(
     scan: Scan, molecule: Molecule, ratio: float, stretch: float, network: ImageModel, *how: Any
-) -> Molecule:
-    """The molecule as read at the size that it then speaks for, given the one at `stretch`, which speaks for `ratio`.
+) -> tuple[Molecule, float]:
+    """The molecule as read at the size that it then speaks for, and that size, stated / true, given the one at
+    `stretch`, which speaks for `ratio`.
 
     By the secant method, since networks believe the size in part.
     """
@@ -121,7 +122,7 @@ def _consistent(
         if abs(rest) < CONSISTENT:
             break
         part = float(np.clip((before - rest) / step, LEAST_PART, 1.0))
-    return molecule
+    return molecule, exp(at)
 
 
 def _surest_size(scan: Scan, network: ImageModel, depth: float | None) -> float:

@@ -71,10 +71,11 @@ def fullest(scan: Scan) -> Scan:
 
 
 def contrast(scan: Scan) -> float:
-    """Range of the closest slice over squares of about 2 A, in which noise is averaged."""
+    """Range of the closest slice that shows anything over squares of about 2 A, in which noise is averaged."""
     a, b = (max(1, round(2 / pixel)) for pixel in scan.pixel)
     nx, ny, _ = scan.data.shape
-    image = scan.data[: nx // a * a, : ny // b * b, -1]
+    closest = np.flatnonzero(~constant(scan.data)).max(initial=0)
+    image = scan.data[: nx // a * a, : ny // b * b, closest]
     return float(np.ptp(image.reshape(nx // a, a, -1, b).mean((1, 3))))
 
 
