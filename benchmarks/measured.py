@@ -1,12 +1,14 @@
 """A model on measured stacks of known molecules: what is found, and whether its probabilities are right.
 
-    python benchmarks/measured.py [--model NAME] STACK REFERENCE [STACK REFERENCE ...]
+    python benchmarks/measured.py [--model NAME] [--formulas] STACK REFERENCE [STACK REFERENCE ...]
 
 Each reference (.xyz ...) is laid on what was predicted by the turn and shift in the plane that match most atoms, its
-own mirror image excluded; heights are not compared. Probabilities of all stacks together, in ten bins.
+own mirror image excluded; heights are not compared. Probabilities of all stacks together, in ten bins. With --formulas the model is told
+the formula of each (`afmol predict --formula`).
 """
 
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -64,10 +66,12 @@ def flat(molecule: Molecule) -> Molecule:
 def main(*arguments: str) -> None:
     """Print a line a stack and the bins."""
     model, rest = (arguments[1], arguments[2:]) if arguments[:1] == ("--model",) else (DEFAULT_MODEL, arguments)
+    told, rest = "--formulas" in rest, [a for a in rest if a != "--formulas"]
     counts = Comparison()
     for stack, path in zip(rest[::2], rest[1::2], strict=True):
         scan, reference = read_scan(stack), read_molecule(path)
-        _, found = at_true_size(scan, predict(scan, model))  # as its files give it
+        formula = "".join(f"{s}{n}" for s, n in Counter(reference.symbols).items()) if told else None
+        _, found = at_true_size(scan, predict(scan, model, formula=formula))  # as its files give it
         visible = reference.within(0.8)
         there = laid(flat(reference), flat(found))
         one = compare(flat(found), there, visible)

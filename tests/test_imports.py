@@ -42,6 +42,7 @@ ORDER = (
         "fitting",
         "hydrogens",
         "naming",
+        "composition",
         "valences",
         "prediction",
         "results",

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
+from .composition import formula_of
 from .data.bending import lay_down, with_bent_groups
 from .data.conditions import (
     MEASURED,
@@ -29,7 +30,7 @@ from .errors import ConfigError
 from .files import make_folder, write_file
 from .metrics import Comparison, compare, summary, table, total
 from .plots import confusion_picture
-from .prediction import check_depth, predict_many
+from .prediction import check_depth, check_formulas, predict_many
 from .simulation.artefacts import white_noise
 from .structures import Molecule, Sample
 
@@ -80,6 +81,8 @@ class EvaluationConfig:
     """For the network, such as cuda; simulated is on the CPU."""
     depth: float | None = None
     """Atoms are asked for down to this far below the topmost one, A; None: as is usual for the model."""
+    formulas: bool = False
+    """Whether the formula of each molecule is told, as of `predict`."""
 
     def __post_init__(self) -> None:
         if self.molecules < 1:
@@ -102,6 +105,7 @@ class Evaluation:
         """Figures as plain values, for JSON."""
         about = {"model": self.model, "data": self.data, "noise": self.config.noise, "seed": self.config.seed}
         about |= {} if self.config.depth is None else {"depth": self.config.depth}
+        about |= {"formulas": True} if self.config.formulas else {}
         return about | {_title(*kind): summary(counts) for kind, counts in self.counts.items()}
 
     def __str__(self) -> str:
@@ -176,6 +180,8 @@ def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCon
     config = config or EvaluationConfig()
     network, name = load_image_model(model)
     check_depth(network, config.depth)
+    if config.formulas:
+        check_formulas(network)
     try:
         network.to(torch.device(config.device))
     except (RuntimeError, AssertionError) as error:
@@ -185,24 +191,30 @@ def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCon
     for shapes in config.shapes:
         for conditions in config.conditions:
             samples = evaluation_samples(molecules, shapes, conditions, config)
-            counts[shapes, conditions] = compared(network, samples, config.depth)
+            counts[shapes, conditions] = compared(network, samples, config.depth, config.formulas)
     return Evaluation(name, Path(data).name, config, counts)
 
 
-def compared(network: Any, samples: Iterable[Sample], depth: float | None = None) -> Comparison:
-    """Counts over samples, of atoms down to a depth (A), which is the model's if None."""
+def compared(network: Any, samples: Iterable[Sample], depth: float | None = None, formulas: bool = False) -> Comparison:
+    """Counts over samples, of atoms down to a depth (A), which is the model's if None; of molecules whose formulas are
+    told or not."""
     asked = network.config.depth if depth is None else depth
-    pairs = predicted(network, samples, depth=depth)
+    pairs = predicted(network, samples, depth=depth, formulas=formulas)
     return total(compare(found, truth, truth.within(asked)) for found, truth in pairs)
 
 
 def predicted(
-    network: Any, samples: Iterable[Sample], threshold: float = 0.5, depth: float | None = None
+    network: Any,
+    samples: Iterable[Sample],
+    threshold: float = 0.5,
+    depth: float | None = None,
+    formulas: bool = False,
 ) -> Iterator[tuple[Molecule, Molecule]]:
     """What a network finds in each sample, and the truth; read in batches."""
     rest = iter(samples)
     while chunk := list(islice(rest, AT_ONCE)):
-        found = predict_many([scan for scan, _ in chunk], network, threshold, depth)
+        known = [formula_of(truth) for _, truth in chunk] if formulas else None
+        found = predict_many([scan for scan, _ in chunk], network, threshold, depth, known)
         yield from zip(found, (truth for _, truth in chunk), strict=True)
 
 

@@ -10,12 +10,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from scipy.special import expit, log_ndtr, logit
 from torch import nn
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
+from .composition import Formula, composed, parsed
 from .doubts import MOST_STRETCH, doubted, doubted_stretch, other_size
+from .elements import ELEMENTS
 from .errors import ConfigError, ScanError
 from .model import ImageModel, OnePass, deepest
 from .resampling import resampled, usable
@@ -23,7 +26,7 @@ from .restraints import restrained
 from .scale import scale_ratio, sized
 from .structures import Molecule, Scan
 from .tiling import FAINTEST, NOTHING, contrast, cut, fullest, merged, tiled
-from .valences import FAINTEST_ATOM, settled
+from .valences import FAINTEST_ATOM, STRENGTH_OF_FORMULA, settled
 
 WIDEST = 1000.0
 """Longest side of a scan, A."""
@@ -53,6 +56,7 @@ def predict(
     threshold: float = 0.5,
     *,
     depth: float | None = None,
+    formula: str | None = None,
     progress: bool = False,
 ) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
@@ -71,16 +75,20 @@ def predict(
         threshold: atoms with less confidence are left out, and those that are rather deeper than `depth` (`asked_for`).
         depth: atoms further below the topmost one are left out, A, sure ones from 0.2 A further; None: the model's
             usual depth.
+        formula: of the molecule, such as C24H8O6, if it is known: there are no other elements, and in each molecule of
+            the scan no more atoms of any (composition.py).
         progress: show a bar over the tiles, if there are several.
 
     Raises:
         ScanError: too few slices, a constant slice, an image too small or too large, an impossible pixel size.
-        WeightsError: weights that cannot be loaded. ConfigError: a depth that the model has not learned.
+        WeightsError: weights that cannot be loaded. ConfigError: a depth that the model has not learned, a formula that
+        is none or that the model cannot use.
     """
     network = _loaded(str(model))[0] if isinstance(model, str | Path) else model
     check_depth(network, depth)
+    known = known_formula(formula, network, threshold)
     stated, scan = scan, usable(scan, WIDEST)
-    how = threshold, depth, progress
+    how = threshold, depth, known, progress
     molecule, stretch, surest = _read(scan, network, *how), 1.0, 1.0
     if not len(molecule) or _surety(molecule) < SURE:
         with contextlib.suppress(ScanError):  # a scan that would be too large; as it is stated it can be read
@@ -130,7 +138,7 @@ def _surest_size(scan: Scan, network: ImageModel, depth: float | None) -> float:
     scan, surety, sure = fullest(scan), {}, {}
     for stretch in (1.0, *SIZES):
         with contextlib.suppress(ScanError):  # an image of no such size
-            molecule = _read_stretched(scan, stretch, network, FAINT, depth, False)
+            molecule = _read_stretched(scan, stretch, network, FAINT, depth, None, False)
             confidence = np.zeros(0) if molecule.confidence is None else molecule.confidence
             seen = molecule.taken(np.flatnonzero(confidence >= 0.5))
             if stretch == 1.0 or (scale_ratio(seen) and len(seen) >= LEAST_KEPT * sure[1.0]):
@@ -163,15 +171,36 @@ def check_depth(network: ImageModel, depth: float | None) -> None:
         raise ConfigError(f"This model finds atoms down to {most:g} A below the topmost one, not to {depth:g} A.")
 
 
-def _read(scan: Scan, network: ImageModel, threshold: float, depth: float | None, progress: bool) -> Molecule:
+def check_formulas(network: ImageModel, threshold: float = 0.5) -> None:
+    """ConfigError where a formula would change nothing."""
+    if not _whole(network, threshold):
+        raise ConfigError("A formula is of use to models that say elements (one-pass), from a threshold of 0.5 on.")
+
+
+def known_formula(formula: str | None, network: ImageModel, threshold: float) -> Formula | None:
+    """What a formula says. ConfigError where it is none, or would change nothing."""
+    if formula is None:
+        return None
+    check_formulas(network, threshold)
+    return parsed(formula)
+
+
+def _read(
+    scan: Scan,
+    network: ImageModel,
+    threshold: float,
+    depth: float | None,
+    formula: Formula | None,
+    progress: bool,
+) -> Molecule:
     """The molecule in a scan of the size that is stated, whole or in tiles."""
     tiles = tiled(scan)
     if len(tiles) == 1:
-        return _read_many([scan], network, threshold, depth)[0]
+        return _read_many([scan], network, threshold, depth, [formula])[0]
     found, least = [], FAINTEST * contrast(scan)
     for tile in tqdm(tiles, desc=scan.source, unit="tile", mininterval=1, disable=not progress):
         part = cut(scan, tile, least)
-        found.append(NOTHING if part is None else _read_many([part], network, threshold, depth)[0])
+        found.append(NOTHING if part is None else _read_many([part], network, threshold, depth, [formula])[0])
     return replace(merged(tiles, found), name=scan.source)
 
 
@@ -181,11 +210,16 @@ def _loaded(model: str) -> tuple[ImageModel, str]:
 
 
 def predict_many(
-    scans: Sequence[Scan], network: ImageModel, threshold: float = 0.5, depth: float | None = None
+    scans: Sequence[Scan],
+    network: ImageModel,
+    threshold: float = 0.5,
+    depth: float | None = None,
+    formulas: Sequence[Formula | None] | None = None,
 ) -> list[Molecule]:
     """As `predict`, of several scans of the sizes that are stated, without doubts: those that come to one shape go
-    through the network together, on its device."""
-    return _placed([sized(m) for m in _read_many(scans, network, threshold, depth)], network, threshold)
+    through the network together, on its device. `formulas`: of each scan's molecule, where they are known."""
+    read = _read_many(scans, network, threshold, depth, formulas or [None] * len(scans))
+    return _placed([sized(m) for m in read], network, threshold)
 
 
 def _placed(molecules: Sequence[Molecule], network: ImageModel, threshold: float) -> list[Molecule]:
@@ -199,9 +233,15 @@ def _whole(network: ImageModel, threshold: float) -> bool:
     return isinstance(network, OnePass) and threshold >= 0.5
 
 
-def _read_many(scans: Sequence[Scan], network: ImageModel, threshold: float, depth: float | None) -> list[Molecule]:
+def _read_many(
+    scans: Sequence[Scan],
+    network: ImageModel,
+    threshold: float,
+    depth: float | None,
+    formulas: Sequence[Formula | None],
+) -> list[Molecule]:
     """What the network sees in each scan; atoms and classes are those of a whole molecule where such a reading is close
-    (valences.py)."""
+    (valences.py), and of no more atoms than a formula has (composition.py)."""
     c, whole = network.config, _whole(network, threshold)
     stacks, scales = zip(*(resampled(scan, c.pixel, c.slices, c.widest_step) for scan in scans), strict=True)
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -212,12 +252,29 @@ def _read_many(scans: Sequence[Scan], network: ImageModel, threshold: float, dep
     for places in groups.values():
         for some in (places[k : k + TOGETHER] for k in range(0, len(places), TOGETHER)):
             images = torch.from_numpy(np.stack([stacks[i].transpose(2, 0, 1) for i in some])).to(device)
-            molecules = network.predict(images, FAINTEST_ATOM if whole else threshold, depth)
-            molecules = [settled(m) if whole else m for m in molecules]
+            least = FAINTEST_ATOM if whole else threshold
+            known = [formulas[i] for i in some]
+            told = {} if all(f is None for f in known) else {"elements": _elements_of(known, device)}
+            molecules = network.predict(images, least, depth, **told)
+            if whole:
+                molecules = [_as_composed(m, formula) for m, formula in zip(molecules, known, strict=True)]
             if isinstance(network, OnePass):
                 molecules = [asked_for(m, threshold, _border(network, depth)) for m in molecules]
             found |= zip(some, molecules, strict=True)
     return [replace(_stretched(found[i], *scales[i]), name=scan.source) for i, scan in enumerate(scans)]
+
+
+def _elements_of(formulas: Sequence[Formula | None], device: torch.device) -> Bool[torch.Tensor, "n e"]:
+    """Which elements there can be."""
+    there = [np.ones(len(ELEMENTS), bool) if formula is None else formula > 0 for formula in formulas]
+    return torch.from_numpy(np.stack(there)).to(device)
+
+
+def _as_composed(candidates: Molecule, formula: Formula | None) -> Molecule:
+    """The likely atoms, as valences and a formula let them be."""
+    if formula is None:
+        return settled(candidates)
+    return composed(settled(candidates, STRENGTH_OF_FORMULA, formula), formula)
 
 
 def _border(network: OnePass, depth: float | None) -> float | None:

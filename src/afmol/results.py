@@ -20,7 +20,7 @@ from .files.molecules import sdf
 from .hydrogens import with_hydrogens
 from .naming import Namer
 from .plots import prediction_picture
-from .prediction import check_depth, predict
+from .prediction import check_depth, known_formula, predict
 from .structures import Molecule, Scan
 
 RESULTS = (".json", ".xyz", ".sdf", ".png")
@@ -28,10 +28,15 @@ RESULTS = (".json", ".xyz", ".sdf", ".png")
 
 
 def prediction_record(
-    scan: Scan, molecule: Molecule, model: str, depth: float, stated: tuple[float, float] | None = None
+    scan: Scan,
+    molecule: Molecule,
+    model: str,
+    depth: float,
+    stated: tuple[float, float] | None = None,
+    formula: str | None = None,
 ) -> dict:
     """A prediction as plain values, format afmol-prediction/1 (CONVENTIONS.md). `stated`: the size that the scan was
-    said to have, A, if that is not its size."""
+    said to have, A, if that is not its size; `formula`: that of the molecule, if it was told."""
     n, m, alternatives, parts = len(molecule), len(molecule.bonds), molecule.alternatives(), molecule.parts()
     smiles = molecule.smiles or [None] * len(parts)
     probabilities = molecule.class_probabilities if molecule.class_probabilities is not None else np.zeros((n, 5))
@@ -45,7 +50,7 @@ def prediction_record(
             "size": [float(side) for side in scan.size],
             "stated_size": [float(side) for side in stated or scan.size],
         },
-        "model": {"name": model, "depth": depth},
+        "model": {"name": model, "depth": depth} | ({} if formula is None else {"formula": formula}),
         "atoms": [
             {
                 "position": [round(float(v), 4) for v in molecule.positions[i]],
@@ -88,6 +93,7 @@ def write_prediction(
     reference: Molecule | None = None,
     source: str = "",
     stated: tuple[float, float] | None = None,
+    formula: str | None = None,
 ) -> list[Path]:
     """NAME.json (every candidate bond with its probability), NAME.xyz, NAME.sdf and NAME.png (bonds above 0.5) in OUT.
 
@@ -96,7 +102,7 @@ def write_prediction(
     Where the stated size of the scan is doubted, all of them are of the size that bonds speak for (doubts.py).
 
     NAME.json says that the scan came from `source`, and that its size was said to be `stated` (A): from what the scan
-    itself says, if they are not given.
+    itself says, if they are not given; and the `formula`, if one was told.
 
     Raises:
         ConfigError: a folder that cannot be written.
@@ -106,7 +112,7 @@ def write_prediction(
     bonded = molecule.with_likely_bonds()
     paths = [out / f"{name}{suffix}" for suffix in RESULTS]
     make_folder(out)
-    record = prediction_record(replace(scan, source=source or scan.source), molecule, model, depth, stated)
+    record = prediction_record(replace(scan, source=source or scan.source), molecule, model, depth, stated, formula)
     text = json.dumps(record, indent=1)
     write_file(paths[0], f"{text}\n".encode())
     write_molecule(bonded, paths[1])
@@ -122,6 +128,7 @@ def predict_files(
     threshold: float = 0.5,
     *,
     depth: float | None = None,
+    formula: str | None = None,
     hydrogens: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -139,14 +146,15 @@ def predict_files(
         threshold: atoms with less confidence are left out, and those that are rather deeper than `depth`.
         depth: atoms further below the topmost one are left out, A, sure ones from 0.2 A further; None: the model's
             usual depth.
+        formula: of the molecule, if it is known, as of `predict`.
         hydrogens: add those that valences ask for and no image shows, with confidence 0 (hydrogens.py).
         overwrite: replace the results of other stacks, and other files of these names, too.
         progress: show a bar over the tiles of a large stack.
         reading: size, heights, channel, direction, as of `read_scan`.
 
     Raises:
-        ConfigError: no sources, an impossible threshold or depth, a folder that cannot be written. WeightsError: the
-        model.
+        ConfigError: no sources, an impossible threshold, depth or formula, a folder that cannot be written.
+        WeightsError: the model.
     """
     if not sources:
         raise ConfigError("Name at least one stack to read; see afmol predict --help.")
@@ -155,6 +163,7 @@ def predict_files(
     out = make_folder(out)  # before the work, not after it
     network, name = load_image_model(model)
     check_depth(network, depth)
+    known_formula(formula, network, threshold)
     slices = len(sources) > 1 and all(is_single_slice(source) for source in sources)
     stacks: list[str | list[str]] = [list(sources)] if slices else list(sources)
     stems = result_names([s[0] if isinstance(s, list) else s for s in stacks])
@@ -165,12 +174,13 @@ def predict_files(
                 if not overwrite:
                     _check_results(out, stem, origin)
                 scan = read_scan(source, **reading)
-                molecule = predict(scan, network, threshold, depth=depth, progress=progress)
+                molecule = predict(scan, network, threshold, depth=depth, formula=formula, progress=progress)
                 true, molecule = at_true_size(scan, molecule)  # what is one molecule depends on it
                 decided = replace(molecule, stretch=None)  # hydrogens that are added say nothing of the size
                 molecule = named(decided, namer, hydrogens=hydrogens)
                 down = network.config.depth if depth is None else depth
-                write_prediction(true, molecule, out, stem, name, down, source=origin, stated=scan.size)
+                about = {"source": origin, "stated": scan.size, "formula": formula}
+                write_prediction(true, molecule, out, stem, name, down, **about)
                 yield stem, molecule
             except AfmolError as error:
                 yield first, error

@@ -8,7 +8,7 @@
 A network says of each atom what it is; that a ring has a hydrogen too few or a nitrogen too many, no atom alone shows.
 Where a reading that is at most exp(STRENGTH) times less probable is a whole molecule, neutral and without unpaired
 electrons, that is the answer. HiGHS finds it (scipy.optimize.milp). Pieces of molecules whose rest is not seen have no
-such reading, and stay as the network says them.
+such reading, and stay as the network says them. Where the formula is known, the whole molecule is the one that has it.
 """
 
 from dataclasses import replace
@@ -21,6 +21,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from scipy.special import expit
 
+from .composition import Formula
 from .elements import CATEGORIES, NUMBERS, element_index
 from .hydrogens import STRAIGHT, angle
 from .structures import Molecule
@@ -28,6 +29,9 @@ from .structures import Molecule
 STRENGTH = 2.0
 """Natural logarithm of how many times more probable a whole molecule is, all else equal. Of 1, 2, 3 and 4 the best on
 validation molecules, flat ones as measured and others (LOG.md, 2026-11-29)."""
+STRENGTH_OF_FORMULA = 25.0
+"""The same of a whole molecule that has the formula which is known: a formula is no matter of likelihood. 3 to 30 do as
+well on validation molecules (LOG.md, 2026-11-30)."""
 FAINTEST_ATOM = float(expit(-STRENGTH))
 """Candidates of less confidence are part of no answer."""
 LEAST_ATOMS = 6
@@ -46,7 +50,7 @@ LEAST = 1e-9
 """Probabilities are taken as at least this."""
 
 
-def settled(candidates: Molecule, strength: float = STRENGTH) -> Molecule:
+def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula | None = None) -> Molecule:
     """The likely atoms of a network's candidates, or in each part those of its whole reading, if there is one.
 
     Atoms that come in by it, or as another class, get the probability that it has beside the network's reading.
@@ -54,13 +58,14 @@ def settled(candidates: Molecule, strength: float = STRENGTH) -> Molecule:
     Args:
         candidates: with confidence, FAINTEST_ATOM and more, and probabilities of classes, elements and bonds.
         strength: see STRENGTH; candidates of less than expit(-strength) are part of no answer.
+        formula: that of a whole molecule, if it is known (composition.py).
     """
     confidence, classes, elements = _probabilities(candidates)
     numbers, keep = candidates.numbers.copy(), confidence >= 0.5
     for part in candidates.parts():
         if len(part) < LEAST_ATOMS:
             continue
-        reading = _whole(candidates.taken(part).with_likely_bonds(), strength)
+        reading = _whole(candidates.taken(part).with_likely_bonds(), strength, formula)
         if reading is None:
             continue
         said, cost = reading
@@ -86,7 +91,7 @@ def _probabilities(molecule: Molecule) -> list[Float[np.ndarray, "..."]]:
     return [np.array(value) for value in values]
 
 
-def _whole(molecule: Molecule, strength: float) -> tuple[Int[np.ndarray, " n"], float] | None:
+def _whole(molecule: Molecule, strength: float, formula: Formula | None) -> tuple[Int[np.ndarray, " n"], float] | None:
     """The class of each atom in the whole reading, -1 for no atom, and what it costs: the natural logarithm of how many
     times less probable it is than the network's own. None if there is none.
 
@@ -95,8 +100,8 @@ def _whole(molecule: Molecule, strength: float) -> tuple[Int[np.ndarray, " n"], 
     """
     cost = _costs(molecule)
     possible = cost <= strength
-    if (possible.sum(1) == 1).all():
-        return None  # nothing is in doubt
+    if (possible.sum(1) == 1).all() or (formula is not None and formula.sum() > len(molecule)):
+        return None  # nothing is in doubt; or it is not all there
     (n, k), m = cost.shape, len(molecule.bonds)
     z, w, x = np.arange(n * k).reshape(n, k), n * k + np.arange(m), n * k + m + np.arange(m)
     bonds_of: list[list[int]] = [[] for _ in range(n)]
@@ -105,7 +110,7 @@ def _whole(molecule: Molecule, strength: float) -> tuple[Int[np.ndarray, " n"], 
     bounds: list[tuple[float, float]] = []
 
     def constrain(low: float, high: float, variables: Any, factors: Any) -> None:
-        variables = np.array(variables, int)
+        variables = np.array(variables, int).ravel()
         terms.append((variables, np.broadcast_to(factors, variables.shape)))
         bounds.append((low, high))
 
@@ -130,6 +135,10 @@ def _whole(molecule: Molecule, strength: float) -> tuple[Int[np.ndarray, " n"], 
         if len(arms) > 1 and all(angle(a, b) < STRAIGHT for a, b in combinations(arms, 2)):
             more = z[i, VALENCE > 4]  # bent: one double bond, but in nitro groups and sulfones
             constrain(-np.inf, 1, [*x[bonds_of[i]], *more], [*[1] * len(arms), *[-1] * len(more)])
+    if formula is not None:
+        for c in range(5):
+            count = float(formula[c == CATEGORIES].sum())
+            constrain(count, count, z[:, c == CLASS], 1)
     price = np.concatenate([np.where(possible, cost, 0.0).ravel(), np.zeros(2 * m)])
     constrain(-np.inf, strength, z.ravel(), price[z.ravel()])
 

@@ -42,6 +42,7 @@ def predict(
     direction: Literal["average", "forward", "backward"] = "average",
     threshold: float = 0.5,
     depth: float | None = None,
+    formula: Annotated[str | None, tyro.conf.arg(metavar="FORMULA")] = None,
     hydrogens: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -67,6 +68,8 @@ def predict(
         depth: atoms further below the topmost one than this are left out, in Angstrom, sure ones from 0.2 further; a
             model has a usual depth and, if it has learned more, a largest one (afmol info). The deeper an atom, the
             less is seen of it.
+        formula: of the molecule, such as C24H8O6, if you know it: then there are no other elements, and no more atoms
+            of any. Isomers and all that a formula leaves open are still the image's to tell.
         hydrogens: add hydrogens that the image does not show where the molecule's valences ask for them, for those who
             want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json.
         overwrite: replace results of other stacks of the same name, which are left alone otherwise.
@@ -75,7 +78,7 @@ def predict(
 
     reading = {"size": size, "heights": heights, "channel": channel, "direction": direction}
     failures = 0
-    how = {"depth": depth, "hydrogens": hydrogens, "overwrite": overwrite, "progress": True}
+    how = {"depth": depth, "formula": formula, "hydrogens": hydrogens, "overwrite": overwrite, "progress": True}
     for name, found in predict_files(scans, out, model, threshold, **how, **reading):
         if isinstance(found, AfmolError):
             failures += 1
@@ -309,6 +312,7 @@ def evaluate(
     seed: int = 0,
     device: str = "cpu",
     depth: float | None = None,
+    formulas: bool = False,
 ) -> None:
     """Measure a model on simulated stacks of molecules: tables, confusion pictures, evaluation.json.
 
@@ -329,6 +333,7 @@ def evaluate(
         device: what the network runs on, such as cuda; stacks are simulated on the CPU.
         depth: atoms are asked for down to this far below the topmost one, in Angstrom; the model's usual depth if it
             is not given.
+        formulas: tell the model the formula of each molecule, as --formula of predict does.
     """
     from ..checkpoint import load_model
     from ..evaluation import EvaluationConfig, write_evaluation
@@ -337,7 +342,7 @@ def evaluate(
     from ..model import SoapPredictor
     from ..soap_evaluation import SoapEvaluationConfig, evaluate_predictor, spectrum_table, write_soap_evaluation
 
-    config = EvaluationConfig(molecules, shapes, conditions, noise, seed, device, depth)
+    config = EvaluationConfig(molecules, shapes, conditions, noise, seed, device, depth, formulas)
     make_folder(out)  # before the work, not after it
     if isinstance(load_model(model)[0], SoapPredictor):
         figures = evaluate_predictor(model, data, SoapEvaluationConfig(molecules, seed=seed))

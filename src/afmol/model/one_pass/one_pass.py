@@ -253,12 +253,17 @@ class OnePass(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5, depth: float | None = None
+        self,
+        images: Float[Tensor, "batch slices nx ny"],
+        threshold: float = 0.5,
+        depth: float | None = None,
+        elements: Bool[Tensor, "batch e"] | None = None,
     ) -> list[Molecule]:
         """The molecule in each stack, image frame, A; an empty one where nothing is found.
 
         The mean over the eight views of an image (quarter turns and mirror images), so that turning or mirroring the
-        image turns or mirrors the molecule and changes nothing else.
+        image turns or mirrors the molecule and changes nothing else. `elements`: those that there can be in each stack,
+        in the order of ELEMENTS; all if None.
         """
         groups = together(images)
         with quick_convolutions(images.device):  # as in training
@@ -290,7 +295,10 @@ class OnePass(nn.Module):
             }
             views = [view for group in groups for view in group]
             said["xy"] = torch.stack([points_back(xy, size, view) for xy, view in zip(said["xy"], views, strict=True)])
-            return Graph(pairs=pairs, **{name: value.mean(0) for name, value in said.items()})
+            graph = Graph(pairs=pairs, **{name: value.mean(0) for name, value in said.items()})
+            if elements is None:
+                return graph
+            return replace(graph, elements=graph.elements.masked_fill(~elements[image], -torch.inf))
 
         graph = asked(None)
         for _ in range(self.config.feedback):
