@@ -180,6 +180,9 @@ def test_a_stack_goes_in_and_its_molecule_comes_out(served, stack, molecule):
     kind, found, _ = served.job("predict", data, scan=record, model="base")
     assert kind == "done"
     assert sorted(a["element"] for a in found["atoms"]) == sorted(molecule.symbols)
+    kind, other, _ = served.job("predict", data, scan=record, model="base", formula="C20H20")
+    assert (kind, {a["element"] for a in other["atoms"]}) == ("done", {"C", "H"})
+    assert other["model"]["formula"] == "C20H20"
 
     lies = dataclasses.replace(
         molecule, positions=molecule.positions - [*grid_around(molecule, margin=ROOM, pixel=0.2).origin, 0.0]
@@ -378,6 +381,12 @@ def test_a_person_mends_a_molecule(browser, stack, downloads, molecule):
         assert elements() == sorted(molecule.symbols)
         told = correlation()
         assert one("#problems").text == ""
+
+        one("#formula").send_keys("C20H20" + Keys.ENTER)
+        until(lambda: {*elements()} == {"C", "H"})
+        one("#formula").send_keys(Keys.BACKSPACE * 6 + Keys.ENTER)
+        until(lambda: elements() == sorted(molecule.symbols))
+        until(lambda: correlation() == told)
 
         chlorine = next(i for i, label in enumerate(labels()) if label.startswith("Cl"))
         before = middle(chlorine)

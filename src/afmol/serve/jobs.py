@@ -80,12 +80,18 @@ def _stack(scan: Scan) -> Answer:
 
 
 def found(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
-    """The molecule in the stack of the payload, by "model"."""
+    """The molecule in the stack of the payload, by "model"; of "formula", if that is known."""
     say("loading the model")
     network, name = _model(str(request["model"]))
     say("looking for atoms")
-    scan = scan_of(request["scan"], payload)
-    return prediction_record(scan, predict(scan, network), name, network.config.depth), b""
+    scan, formula = scan_of(request["scan"], payload), _formula(request)
+    molecule = predict(scan, network, formula=formula)
+    return prediction_record(scan, molecule, name, network.config.depth, formula=formula), b""
+
+
+def _formula(request: dict[str, Any]) -> str | None:
+    formula = request.get("formula")
+    return None if formula is None else str(formula)
 
 
 @lru_cache(maxsize=1)
@@ -122,7 +128,8 @@ def exported(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
     """ "molecule" as a file of "format": xyz, sdf, json, png, svg, smiles; the payload is its stack."""
     form, molecule, scan = request["format"], molecule_of(request["molecule"]), scan_of(request["scan"], payload)
     if form == "json":
-        record = prediction_record(scan, molecule, str(request["model"]), float(request["depth"]))
+        about = str(request["model"]), float(request["depth"])
+        record = prediction_record(scan, molecule, *about, formula=_formula(request))
         return {}, f"{json.dumps(record, indent=1)}\n".encode()
     if form == "smiles":
         return {}, f"{graph_from_geometry(molecule.with_likely_bonds(), bonded=True).GetProp('_Name')}\n".encode()

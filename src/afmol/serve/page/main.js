@@ -10,7 +10,7 @@ import { paint, range, slice } from "./stack.js";
 
 const $ = (id) => document.getElementById(id);
 const known = await info();
-const state = { stack: null, molecule: null, past: [], future: [], slice: 0, model: known.model, charges: null, depth: 0.8 };
+const state = { stack: null, molecule: null, past: [], future: [], slice: 0, model: known.model, charges: null, depth: 0.8, formula: null };
 let chosen = -1, mode = "", running = null, before = null, stale = false, simulating = false;
 
 // Work
@@ -98,13 +98,14 @@ function ask(stack, request, payload) {
 
 async function predict() {
   const start = performance.now();
-  const found = await work("predict", { scan: scan(), model: $("model").value }, state.stack.data);
+  const request = { scan: scan(), model: $("model").value, formula: $("formula").value.trim() || null };
+  const found = await work("predict", request, state.stack.data);
   if (!found) return;
   const [record] = found;
   if (state.molecule) state.past.push(state.molecule);
   const { atoms, bonds, warnings: doubts } = record;
   Object.assign(state, { molecule: { atoms, bonds, warnings: doubts, model: Date.now() }, future: [], charges: null });
-  Object.assign(state, { model: record.model.name, depth: record.model.depth });
+  Object.assign(state, { model: record.model.name, depth: record.model.depth, formula: record.model.formula ?? null });
   chosen = -1;
   all();
   const n = atoms.length;
@@ -380,7 +381,8 @@ function tipChosen() {
 }
 
 async function take(format) {
-  const request = { format, molecule: state.molecule, scan: scan(), model: state.model, depth: state.depth };
+  const { molecule, model, depth, formula } = state;
+  const request = { format, molecule, scan: scan(), model, depth, formula };
   const found = await work("export", request, state.stack.data);
   if (!found) return;
   if (format === "smiles") tell(new TextDecoder().decode(found[1]).trim());
@@ -390,7 +392,7 @@ async function take(format) {
 const stem = () => state.stack.name.replace(/\.[^.]*$/, "");
 
 function save() {
-  const ids = ["tip", "force", "above", "step", "stiffness", "charge", "low", "high"];
+  const ids = ["formula", "tip", "force", "above", "step", "stiffness", "charge", "low", "high"];
   const settings = Object.fromEntries(ids.map((id) => [id, $(id).value]));
   download(packed({ ...state, settings }), `${stem()}.afmol.json`);
 }
@@ -406,6 +408,7 @@ $("above").value = known.forces[$("force").value];
 $("files").onchange = (e) => openFiles(e.target.files);
 $("stacks").onchange = (e) => e.target.value && open({ path: e.target.value });
 $("predict").onclick = predict;
+$("formula").onchange = () => state.stack && predict();
 $("cancel").onclick = () => running?.abort();
 $("slice").oninput = (e) => turn(Number(e.target.value));
 $("low").oninput = $("high").oninput = image;
