@@ -8,7 +8,6 @@ the formula of each (`afmol predict --formula`).
 """
 
 import sys
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +15,7 @@ from scipy.spatial import KDTree
 
 from afmol import predict, read_molecule, read_scan
 from afmol.checkpoint import DEFAULT_MODEL
+from afmol.composition import formula_of, written
 from afmol.doubts import at_true_size
 from afmol.metrics import Comparison, compare, matching, summary
 from afmol.structures import Molecule
@@ -70,7 +70,7 @@ def main(*arguments: str) -> None:
     counts = Comparison()
     for stack, path in zip(rest[::2], rest[1::2], strict=True):
         scan, reference = read_scan(stack), read_molecule(path)
-        formula = "".join(f"{s}{n}" for s, n in Counter(reference.symbols).items()) if told else None
+        formula = written(formula_of(reference)) if told else None
         _, found = at_true_size(scan, predict(scan, model, formula=formula))  # as its files give it
         visible = reference.within(0.8)
         there = laid(flat(reference), flat(found))

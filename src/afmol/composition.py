@@ -26,6 +26,9 @@ Formula = Int[np.ndarray, " 11"]
 """Atoms of each of ELEMENTS."""
 LARGEST = 1000
 """Atoms of a formula: what has more is a mistake."""
+MOST_LOST = 4
+"""Atoms that are likely there and for which a formula has no place: of 500 validation stacks with the right formula none
+had more (LOG.md, 2026-11-30)."""
 LEAST = 1e-9
 """Probabilities are taken as at least this."""
 
@@ -46,6 +49,13 @@ def parsed(text: str) -> Formula:
     if not 0 < counts.sum() <= LARGEST:
         raise ConfigError(f"A formula has 1 to {LARGEST} atoms, not {counts.sum()}.")
     return counts
+
+
+def written(formula: Formula) -> str:
+    """As chemists write it: C, H, then by the alphabet; C6H6."""
+    symbols = {e.symbol: int(n) for e, n in zip(ELEMENTS, formula, strict=True) if n}
+    order = sorted(symbols, key=lambda symbol: (symbol != "C", symbol != "H", symbol))
+    return "".join(symbol + (str(symbols[symbol]) if symbols[symbol] > 1 else "") for symbol in order)
 
 
 def formula_of(molecule: Molecule) -> Formula:

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
-from .composition import Formula, composed, parsed
+from .composition import MOST_LOST, Formula, composed, parsed, written
 from .doubts import MOST_STRETCH, doubted, doubted_stretch, other_size
 from .elements import ELEMENTS
 from .errors import ConfigError, ScanError
@@ -274,7 +274,13 @@ def _as_composed(candidates: Molecule, formula: Formula | None) -> Molecule:
     """The likely atoms, as valences and a formula let them be."""
     if formula is None:
         return settled(candidates)
-    return composed(settled(candidates, STRENGTH_OF_FORMULA, formula), formula)
+    molecule = composed(settled(candidates, STRENGTH_OF_FORMULA, formula), formula)
+    assert candidates.confidence is not None
+    lost = int((candidates.confidence >= 0.5).sum()) - len(molecule)
+    if lost <= MOST_LOST:
+        return molecule
+    warning = f"{lost} atoms that the image shows have no place in {written(formula)}: is that its formula?"
+    return replace(molecule, warnings=(*molecule.warnings, warning))
 
 
 def _border(network: OnePass, depth: float | None) -> float | None:
