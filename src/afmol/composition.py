@@ -27,8 +27,8 @@ Formula = Int[np.ndarray, " 11"]
 LARGEST = 1000
 """Atoms of a formula: what has more is a mistake."""
 MOST_LOST = 4
-"""Atoms that are likely there and for which a formula has no place: of 500 validation stacks with the right formula none
-had more (LOG.md, 2026-11-30)."""
+"""Atoms that are likely there and for which a formula has no place: of 500 validation stacks that were read with the
+right formula none had more (LOG.md, 2026-11-30)."""
 LEAST = 1e-9
 """Probabilities are taken as at least this."""
 
