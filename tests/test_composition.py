@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afmol import molecule_from_smiles, predict
-from afmol.composition import _cheapest, _least, composed, formula_of, parsed, written
+from afmol.composition import ANY, _cheapest, _least, composed, formula_of, parsed, written
 from afmol.data.bending import lay_down
 from afmol.data.molecules import pack_molecules
 from afmol.elements import CATEGORIES, ELEMENTS, NUMBERS
@@ -21,12 +21,12 @@ from afmol.naming import smiles_of
 from afmol.results import predict_files
 from afmol.simulation import TIPS, grid_around, simulate
 from afmol.structures import Molecule, Scan
-from afmol.valences import STRENGTH_OF_FORMULA, settled
+from afmol.valences import STRENGTH, STRENGTH_OF_FORMULA, settled
 from strategies import refused
 from test_valences import fits_together, in_doubt, said
 
 SYMBOLS = [e.symbol for e in ELEMENTS]
-counts = st.lists(st.integers(0, 30), min_size=len(ELEMENTS), max_size=len(ELEMENTS)).filter(any)
+counts = st.lists(st.integers(0, 30) | st.just(ANY), min_size=len(ELEMENTS), max_size=len(ELEMENTS)).filter(any)
 
 
 def row_of(probabilities, confidence, apart=1.4) -> Molecule:
@@ -52,9 +52,10 @@ def rows(draw, most: int = 6) -> Molecule:
 
 @given(counts, st.randoms(use_true_random=False))
 def test_a_formula_is_read_in_any_order(numbers, random):
-    written = [f"{s}{n if n > 1 or random.random() < 0.5 else ''}" for s, n in zip(SYMBOLS, numbers, strict=True) if n]
-    random.shuffle(written)
-    np.testing.assert_array_equal(parsed("".join(written)), numbers)
+    how = {1: random.choice(["", "1"]), ANY: "?"}
+    parts = [f"{symbol}{how.get(n, n)}" for symbol, n in zip(SYMBOLS, numbers, strict=True) if n]
+    random.shuffle(parts)
+    np.testing.assert_array_equal(parsed("".join(parts)), numbers)
 
 
 @given(counts)
@@ -63,7 +64,8 @@ def test_what_is_written_is_read_as_it_was(numbers):
 
 
 def test_formulas_are_written_as_chemists_do():
-    assert [written(parsed(f)) for f in ("O6H8C24", "ClBrH2", "NC", "CH3CH2OH")] == ["C24H8O6", "H2BrCl", "CN", "C2H6O"]
+    texts = {"O6H8C24": "C24H8O6", "ClBrH2": "H2BrCl", "NC": "CN", "CH3CH2OH": "C2H6O", "O?H?C24": "C24H?O?"}
+    assert [written(parsed(text)) for text in texts] == [*texts.values()]
 
 
 def test_parts_of_a_formula_add_up():
@@ -75,7 +77,7 @@ PTCDA = "O=C1OC(=O)c2ccc3c4ccc5c6c(ccc(c7ccc1c2c37)c64)C(=O)OC5=O"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "c6h6", "C6H6+", "C6 H6", "6C", "C0", "C1001", "C" * 1001, "C99999999999", "(CH2)2"]
+    "text", ["", "c6h6", "C6H6+", "C6 H6", "6C", "C0", "C1001", "C" * 1001, "C99999999999", "(CH2)2", "C?6", "?", "C??"]
 )
 def test_what_is_no_formula_is_refused(text):
     with pytest.raises(ConfigError, match=r"formula"):
@@ -112,7 +114,7 @@ def test_where_nothing_runs_short_nothing_changes(molecule):
 
 @given(rows(12), counts)
 def test_there_are_never_more_atoms_than_the_formula_has(molecule, numbers):
-    formula = np.array(numbers) // 6
+    formula = np.where(np.array(numbers) == ANY, ANY, np.array(numbers) // 6)
     found = composed(molecule, formula)
     assert (formula_of(found) <= formula).all()
     np.testing.assert_allclose(found.class_probabilities.sum(1), 1)
@@ -140,6 +142,16 @@ def test_two_molecules_have_a_formula_each():
     )
     assert sorted(composed(molecule, parsed("C3N")).symbols) == ["C", "C", "C", "N"]
     assert sorted(composed(apart, parsed("C3N")).symbols) == ["C", "C", "N", "N"]
+
+
+def test_what_is_not_counted_is_told_by_valences():
+    """Pyridine with an N that is rather C: whole readings of C5H?N are pyridine's alone, of C?H?N? benzene's too."""
+    molecule = said(molecule_from_smiles("c1ccncc1", seed=1))
+    nitrogen = int(np.flatnonzero(molecule.numbers == 7)[0])
+    wrong = in_doubt(molecule, nitrogen, 6, 0.75)
+    assert settled(wrong, STRENGTH, parsed("C5H?N")).numbers[nitrogen] == 7
+    assert len(settled(wrong, STRENGTH, parsed("C?H?N?"))) == 11
+    assert settled(wrong, STRENGTH, parsed("C6H6")).numbers[nitrogen] == 6, "eleven atoms are not C6H6"
 
 
 @pytest.mark.parametrize("side", [-1, 1])
@@ -234,8 +246,8 @@ def test_a_formula_of_no_use_is_refused_before_the_work(capsys, tmp_path):
         assert "say elements" in no("--formula", "C6H6", *rest)
 
 
-def test_formulas_are_told_when_that_is_asked_for(tmp_path, monkeypatch):
-    """An evaluation says so, and each molecule's own is told."""
+def test_what_is_told_is_what_is_asked_for(tmp_path, monkeypatch):
+    """Each molecule's own formula, or its elements, or nothing; and an evaluation says which."""
     molecules = [molecule_from_smiles(s, seed=1) for s in ("c1ccncc1", "Oc1ccccc1")]
     pack_molecules(molecules, tmp_path / "set.npz")
     seen = []
@@ -245,10 +257,11 @@ def test_formulas_are_told_when_that_is_asked_for(tmp_path, monkeypatch):
         return [replace(molecules[0], charges=None).taken(np.zeros(0, int)) for _ in scans]
 
     monkeypatch.setattr("afmol.evaluation.predict_many", many)
-    for told in (True, False):
-        config = EvaluationConfig(2, ("all",), ("nominal",), formulas=told)
-        assert evaluate(tmp_path / "set.npz", "measured", config).record().get("formulas", False) is told
-    assert [written(f) for f in seen[0]] in (["C5H5N", "C6H6O"], ["C6H6O", "C5H5N"])
-    assert seen[1] is None
+    for told in ("formula", "elements", "nothing"):
+        config = EvaluationConfig(2, ("all",), ("nominal",), told=told)
+        assert evaluate(tmp_path / "set.npz", "measured", config).record().get("told", "nothing") == told
+    assert sorted(written(f) for f in seen[0]) == ["C5H5N", "C6H6O"]
+    assert sorted(written(f) for f in seen[1]) == ["C?H?N?", "C?H?O?"]
+    assert seen[2] is None
     with pytest.raises(ConfigError, match="say elements"):
-        evaluate(tmp_path / "set.npz", "asd", EvaluationConfig(2, formulas=True))
+        evaluate(tmp_path / "set.npz", "asd", EvaluationConfig(2, told="formula"))

@@ -125,7 +125,7 @@ def test_a_perfect_model_is_perfect_on_the_test_part_alone(tmp_path, weights, mo
         truths[id(sample.scan)] = sample.molecule
         return sample
 
-    def told(scans, network, threshold, depth):
+    def told(scans, network, threshold, depth, formulas):
         asked.append(depth)
         return [truths[id(scan)] for scan in scans]
 

@@ -23,7 +23,8 @@ from .errors import ConfigError
 from .structures import Molecule
 
 Formula = Int[np.ndarray, " 11"]
-"""Atoms of each of ELEMENTS."""
+"""Atoms of each of ELEMENTS; ANY: as many as there may be."""
+ANY = 1_000_000
 LARGEST = 1000
 """Atoms of a formula: what has more is a mistake."""
 MOST_LOST = 4
@@ -34,28 +35,34 @@ LEAST = 1e-9
 
 
 def parsed(text: str) -> Formula:
-    """The formula that a text such as C24H8O6 stands for.
+    """The formula that a text such as C24H8O6 stands for, or C24H?O6, whose hydrogens nobody has counted.
 
     Raises:
         ConfigError: no formula, an element that afmol does not know, too many atoms.
     """
-    if not re.fullmatch(r"([A-Z][a-z]?[0-9]{0,9})+", text):
-        raise ConfigError(f"A formula is written like C24H8O6, not {text[:40]!r}.")
+    if not re.fullmatch(r"([A-Z][a-z]?([?]|[0-9]{0,9}))+", text):
+        raise ConfigError(f"A formula is written like C24H8O6, or C24H?O6 if a number is not known, not {text[:40]!r}.")
     counts = np.zeros(len(ELEMENTS), np.int64)
-    for symbol, n in re.findall(r"([A-Z][a-z]?)([0-9]*)", text):
+    for symbol, n in re.findall(r"([A-Z][a-z]?)([?]|[0-9]*)", text):
         if symbol not in BY_SYMBOL:
             raise ConfigError(f"The formula has {symbol}; afmol knows {', '.join(BY_SYMBOL)}.")
-        counts[element_index(np.array([BY_SYMBOL[symbol].number]))] += int(n or 1)
-    if not 0 < counts.sum() <= LARGEST:
-        raise ConfigError(f"A formula has 1 to {LARGEST} atoms, not {counts.sum()}.")
-    return counts
+        counts[element_index(np.array([BY_SYMBOL[symbol].number]))] += ANY if n == "?" else int(n or 1)
+    counted = counts[counts < ANY].sum()
+    if not counts.any() or counted > LARGEST:
+        raise ConfigError(f"A formula has 1 to {LARGEST} atoms, not {counted}.")
+    return np.minimum(counts, ANY)
+
+
+def complete(formula: Formula) -> bool:
+    """Whether all numbers are known."""
+    return bool((formula < ANY).all())
 
 
 def written(formula: Formula) -> str:
     """As chemists write it: C, H, then by the alphabet; C6H6."""
     symbols = {e.symbol: int(n) for e, n in zip(ELEMENTS, formula, strict=True) if n}
     order = sorted(symbols, key=lambda symbol: (symbol != "C", symbol != "H", symbol))
-    return "".join(symbol + (str(symbols[symbol]) if symbols[symbol] > 1 else "") for symbol in order)
+    return "".join(symbol + {1: "", ANY: "?"}.get(symbols[symbol], str(symbols[symbol])) for symbol in order)
 
 
 def formula_of(molecule: Molecule) -> Formula:

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
-from .composition import formula_of
+from .composition import ANY, formula_of
 from .data.bending import lay_down, with_bent_groups
 from .data.conditions import (
     MEASURED,
@@ -36,6 +36,7 @@ from .structures import Molecule, Sample
 
 Shapes = Literal["flat", "all"]
 ForceParameters = Literal["nominal", "charged", "random", "measured"]
+Told = Literal["nothing", "elements", "formula"]
 AT_ONCE = 64
 """Samples that are simulated before the network reads them."""
 
@@ -81,8 +82,8 @@ class EvaluationConfig:
     """For the network, such as cuda; simulated is on the CPU."""
     depth: float | None = None
     """Atoms are asked for down to this far below the topmost one, A; None: as is usual for the model."""
-    formulas: bool = False
-    """Whether the formula of each molecule is told, as of `predict`."""
+    told: Told = "nothing"
+    """What is told of each molecule: its formula, or its elements alone, as of `predict`."""
 
     def __post_init__(self) -> None:
         if self.molecules < 1:
@@ -105,7 +106,7 @@ class Evaluation:
         """Figures as plain values, for JSON."""
         about = {"model": self.model, "data": self.data, "noise": self.config.noise, "seed": self.config.seed}
         about |= {} if self.config.depth is None else {"depth": self.config.depth}
-        about |= {"formulas": True} if self.config.formulas else {}
+        about |= {} if self.config.told == "nothing" else {"told": self.config.told}
         return about | {_title(*kind): summary(counts) for kind, counts in self.counts.items()}
 
     def __str__(self) -> str:
@@ -180,7 +181,7 @@ def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCon
     config = config or EvaluationConfig()
     network, name = load_image_model(model)
     check_depth(network, config.depth)
-    if config.formulas:
+    if config.told != "nothing":
         check_formulas(network)
     try:
         network.to(torch.device(config.device))
@@ -191,15 +192,14 @@ def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCon
     for shapes in config.shapes:
         for conditions in config.conditions:
             samples = evaluation_samples(molecules, shapes, conditions, config)
-            counts[shapes, conditions] = compared(network, samples, config.depth, config.formulas)
+            counts[shapes, conditions] = compared(network, samples, config.depth, config.told)
     return Evaluation(name, Path(data).name, config, counts)
 
 
-def compared(network: Any, samples: Iterable[Sample], depth: float | None = None, formulas: bool = False) -> Comparison:
-    """Counts over samples, of atoms down to a depth (A), which is the model's if None; of molecules whose formulas are
-    told or not."""
+def compared(network: Any, samples: Iterable[Sample], depth: float | None = None, told: Told = "nothing") -> Comparison:
+    """Counts over samples, of atoms down to a depth (A), which is the model's if None."""
     asked = network.config.depth if depth is None else depth
-    pairs = predicted(network, samples, depth=depth, formulas=formulas)
+    pairs = predicted(network, samples, depth=depth, told=told)
     return total(compare(found, truth, truth.within(asked)) for found, truth in pairs)
 
 
@@ -208,12 +208,14 @@ def predicted(
     samples: Iterable[Sample],
     threshold: float = 0.5,
     depth: float | None = None,
-    formulas: bool = False,
+    told: Told = "nothing",
 ) -> Iterator[tuple[Molecule, Molecule]]:
     """What a network finds in each sample, and the truth; read in batches."""
     rest = iter(samples)
     while chunk := list(islice(rest, AT_ONCE)):
-        known = [formula_of(truth) for _, truth in chunk] if formulas else None
+        known = None if told == "nothing" else [formula_of(truth) for _, truth in chunk]
+        if known is not None and told == "elements":
+            known = [np.where(formula > 0, ANY, 0) for formula in known]
         found = predict_many([scan for scan, _ in chunk], network, threshold, depth, known)
         yield from zip(found, (truth for _, truth in chunk), strict=True)
 

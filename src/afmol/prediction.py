@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
-from .composition import MOST_LOST, Formula, composed, parsed, written
+from .composition import MOST_LOST, Formula, complete, composed, parsed, written
 from .doubts import MOST_STRETCH, doubted, doubted_stretch, other_size
 from .elements import ELEMENTS
 from .errors import ConfigError, ScanError
@@ -26,7 +26,7 @@ from .restraints import restrained
 from .scale import scale_ratio, sized
 from .structures import Molecule, Scan
 from .tiling import FAINTEST, NOTHING, contrast, cut, fullest, merged, tiled
-from .valences import FAINTEST_ATOM, STRENGTH_OF_FORMULA, settled
+from .valences import FAINTEST_ATOM, STRENGTH, STRENGTH_OF_FORMULA, settled
 
 WIDEST = 1000.0
 """Longest side of a scan, A."""
@@ -75,8 +75,8 @@ def predict(
         threshold: atoms with less confidence are left out, and those that are rather deeper than `depth` (`asked_for`).
         depth: atoms further below the topmost one are left out, A, sure ones from 0.2 A further; None: the model's
             usual depth.
-        formula: of the molecule, such as C24H8O6, if it is known: there are no other elements, and in each molecule of
-            the scan no more atoms of any (composition.py).
+        formula: of the molecule, such as C24H8O6, or C24H?O6 where a number is not known: there are no other elements,
+            and in each molecule of the scan no more atoms of any (composition.py).
         progress: show a bar over the tiles, if there are several.
 
     Raises:
@@ -274,7 +274,8 @@ def _as_composed(candidates: Molecule, formula: Formula | None) -> Molecule:
     """The likely atoms, as valences and a formula let them be."""
     if formula is None:
         return settled(candidates)
-    molecule = composed(settled(candidates, STRENGTH_OF_FORMULA, formula), formula)
+    strength = STRENGTH_OF_FORMULA if complete(formula) else STRENGTH
+    molecule = composed(settled(candidates, strength, formula), formula)
     assert candidates.confidence is not None
     lost = int((candidates.confidence >= 0.5).sum()) - len(molecule)
     if lost <= MOST_LOST:

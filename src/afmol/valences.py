@@ -21,7 +21,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from scipy.special import expit
 
-from .composition import Formula
+from .composition import ANY, Formula
 from .elements import CATEGORIES, NUMBERS, element_index
 from .hydrogens import STRAIGHT, angle
 from .structures import Molecule
@@ -58,7 +58,7 @@ def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula |
     Args:
         candidates: with confidence, FAINTEST_ATOM and more, and probabilities of classes, elements and bonds.
         strength: see STRENGTH; candidates of less than expit(-strength) are part of no answer.
-        formula: that of a whole molecule, if it is known (composition.py).
+        formula: that of a whole molecule, as far as it is known (composition.py).
     """
     confidence, classes, elements = _probabilities(candidates)
     numbers, keep = candidates.numbers.copy(), confidence >= 0.5
@@ -100,7 +100,7 @@ def _whole(molecule: Molecule, strength: float, formula: Formula | None) -> tupl
     """
     cost = _costs(molecule)
     possible = cost <= strength
-    if (possible.sum(1) == 1).all() or (formula is not None and formula.sum() > len(molecule)):
+    if (possible.sum(1) == 1).all() or (formula is not None and formula[formula < ANY].sum() > len(molecule)):
         return None  # nothing is in doubt; or it is not all there
     (n, k), m = cost.shape, len(molecule.bonds)
     z, w, x = np.arange(n * k).reshape(n, k), n * k + np.arange(m), n * k + m + np.arange(m)
@@ -109,7 +109,7 @@ def _whole(molecule: Molecule, strength: float, formula: Formula | None) -> tupl
     terms: list[tuple[np.ndarray, np.ndarray]] = []
     bounds: list[tuple[float, float]] = []
 
-    def constrain(low: float, high: float, variables: Any, factors: Any) -> None:
+    def constrain(low: Any, high: Any, variables: Any, factors: Any) -> None:
         variables = np.array(variables, int).ravel()
         terms.append((variables, np.broadcast_to(factors, variables.shape)))
         bounds.append((low, high))
@@ -137,8 +137,8 @@ def _whole(molecule: Molecule, strength: float, formula: Formula | None) -> tupl
             constrain(-np.inf, 1, [*x[bonds_of[i]], *more], [*[1] * len(arms), *[-1] * len(more)])
     if formula is not None:
         for c in range(5):
-            count = float(formula[c == CATEGORIES].sum())
-            constrain(count, count, z[:, c == CLASS], 1)
+            if (of_class := formula[c == CATEGORIES].sum()) < ANY:
+                constrain(of_class, of_class, z[:, c == CLASS], 1)
     price = np.concatenate([np.where(possible, cost, 0.0).ravel(), np.zeros(2 * m)])
     constrain(-np.inf, strength, z.ravel(), price[z.ravel()])
 

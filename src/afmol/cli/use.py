@@ -69,7 +69,7 @@ def predict(
             model has a usual depth and, if it has learned more, a largest one (afmol info). The deeper an atom, the
             less is seen of it.
         formula: of the molecule, such as C24H8O6, if you know it: then there are no other elements, and no more atoms
-            of any. Isomers and all that a formula leaves open are still the image's to tell.
+            of any. Write ? for a number that you do not know: C24H?O6, C?H?O?.
         hydrogens: add hydrogens that the image does not show where the molecule's valences ask for them, for those who
             want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json.
         overwrite: replace results of other stacks of the same name, which are left alone otherwise.
@@ -312,7 +312,7 @@ def evaluate(
     seed: int = 0,
     device: str = "cpu",
     depth: float | None = None,
-    formulas: bool = False,
+    told: Literal["nothing", "elements", "formula"] = "nothing",
 ) -> None:
     """Measure a model on simulated stacks of molecules: tables, confusion pictures, evaluation.json.
 
@@ -333,7 +333,7 @@ def evaluate(
         device: what the network runs on, such as cuda; stacks are simulated on the CPU.
         depth: atoms are asked for down to this far below the topmost one, in Angstrom; the model's usual depth if it
             is not given.
-        formulas: tell the model the formula of each molecule, as --formula of predict does.
+        told: what the model is told of each molecule, as --formula of predict does: its elements, or all of it.
     """
     from ..checkpoint import load_model
     from ..evaluation import EvaluationConfig, write_evaluation
@@ -342,7 +342,7 @@ def evaluate(
     from ..model import SoapPredictor
     from ..soap_evaluation import SoapEvaluationConfig, evaluate_predictor, spectrum_table, write_soap_evaluation
 
-    config = EvaluationConfig(molecules, shapes, conditions, noise, seed, device, depth, formulas)
+    config = EvaluationConfig(molecules, shapes, conditions, noise, seed, device, depth, told)
     make_folder(out)  # before the work, not after it
     if isinstance(load_model(model)[0], SoapPredictor):
         figures = evaluate_predictor(model, data, SoapEvaluationConfig(molecules, seed=seed))
