@@ -154,6 +154,31 @@ def test_what_is_not_counted_is_told_by_valences():
     assert settled(wrong, STRENGTH, parsed("C6H6")).numbers[nitrogen] == 6, "eleven atoms are not C6H6"
 
 
+def test_molecules_that_touch_have_a_formula_each():
+    """Two pyridines, hydrogens 1.8 A apart, each with an N that the network takes for C: a hydrogen bond is no bond."""
+    one = said(molecule_from_smiles("c1ccncc1", seed=1))
+    nitrogen = int(np.flatnonzero(one.numbers == 7)[0])
+    one, n = in_doubt(one, nitrogen, 6, 0.9), len(one)
+    far = np.array([np.ptp(one.positions[:, 0]) + 1.8, 0.0, 0.0])
+    both = {
+        name: np.concatenate([value, value])
+        for name, value in vars(one).items()
+        if isinstance(value, np.ndarray) and name not in ("positions", "bonds")
+    }
+    positions, bonds = np.concatenate([one.positions, one.positions + far]), np.concatenate([one.bonds, one.bonds + n])
+    two = replace(one, positions=positions, bonds=bonds, **both)
+    if (missing := closest(two.positions[:n], two.positions[n:]) - 1.8) > 0:
+        two = replace(two, positions=np.concatenate([two.positions[:n], two.positions[n:] - [missing, 0, 0]]))
+    assert len(two.parts()) == 1
+    found = composed(settled(two, STRENGTH_OF_FORMULA, parsed("C5H5N")), parsed("C5H5N"))
+    assert len(found) == 2 * n
+    assert np.flatnonzero(found.numbers == 7).tolist() == [nitrogen, nitrogen + n]
+
+
+def closest(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a[:, None] - b, axis=2).min())
+
+
 @pytest.mark.parametrize("side", [-1, 1])
 def test_an_atom_by_itself_is_of_the_nearest_molecule(side):
     """Of a lone hydrogen beside two molecules, one of which has all of its own."""

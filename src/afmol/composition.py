@@ -102,8 +102,9 @@ def composed(molecule: Molecule, formula: Formula) -> Molecule:
 
 
 def _molecules(molecule: Molecule) -> list[Int[np.ndarray, " k"]]:
-    """The atoms of each molecule: its parts, an atom by itself with the nearest of them."""
-    parts = molecule.parts()
+    """The atoms of each molecule: those that bonds join, an atom without any with the nearest of them. How close they
+    are does not count: two carboxylic acids share no atom."""
+    parts = molecule.parts(touching=0.0)
     joined = [part for part in parts if len(part) > 1]
     if not joined:
         return parts

@@ -219,9 +219,9 @@ class Molecule:
         p = self.bond_probabilities
         return self if p is None else replace(self, bonds=self.bonds[self.likely], bond_probabilities=p[self.likely])
 
-    def parts(self) -> list[Int[np.ndarray, " k"]]:
-        """The atoms of each molecule, the largest first: those that likely bonds join, or closer than TOUCHING."""
-        close = KDTree(self.positions).query_pairs(TOUCHING, output_type="ndarray") if len(self) else self.bonds
+    def parts(self, touching: float = TOUCHING) -> list[Int[np.ndarray, " k"]]:
+        """The atoms of each molecule, the largest first: those that likely bonds join, or closer than `touching`, A."""
+        close = KDTree(self.positions).query_pairs(touching, output_type="ndarray") if len(self) else self.bonds
         n, (i, j) = len(self), np.concatenate([self.bonds[self.likely], close]).T
         count, part = connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)
         return sorted((np.flatnonzero(part == k) for k in range(count)), key=lambda atoms: (-len(atoms), atoms[0]))

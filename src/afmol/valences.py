@@ -62,7 +62,9 @@ def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula |
     """
     confidence, classes, elements = _probabilities(candidates)
     numbers, keep = candidates.numbers.copy(), confidence >= 0.5
-    for part in candidates.parts():
+    for part in (
+        candidates.parts() if formula is None else candidates.parts(touching=0.0)
+    ):  # a formula is of one molecule
         if len(part) < LEAST_ATOMS:
             continue
         reading = _whole(candidates.taken(part).with_likely_bonds(), strength, formula)
