@@ -384,6 +384,8 @@ def test_a_person_mends_a_molecule(browser, stack, downloads, molecule):
 
         one("#formula").send_keys("C20H20" + Keys.ENTER)
         until(lambda: {*elements()} == {"C", "H"})
+        one("[data-format=json]").click()
+        assert json.loads(downloaded("chlorophenol.json"))["model"]["formula"] == "C20H20"
         one("#formula").send_keys(Keys.BACKSPACE * 6 + Keys.ENTER)
         until(lambda: elements() == sorted(molecule.symbols))
         until(lambda: correlation() == told)

@@ -28,8 +28,10 @@ ANY = 1_000_000
 LARGEST = 1000
 """Atoms of a formula: what has more is a mistake."""
 MOST_LOST = 4
-"""Atoms that are likely there and for which a formula has no place: of 500 validation stacks that were read with the
-right formula none had more (LOG.md, 2026-11-30)."""
+"""Atoms of a molecule that are likely there and for which a formula has no place: of 500 validation stacks that were
+read with the right formula none had more (LOG.md, 2026-11-30)."""
+FORBIDDEN = 1e6
+"""The cost of what cannot be."""
 LEAST = 1e-9
 """Probabilities are taken as at least this."""
 
@@ -71,49 +73,86 @@ def formula_of(molecule: Molecule) -> Formula:
 
 
 def composed(molecule: Molecule, formula: Formula) -> Molecule:
-    """The molecule with no more atoms of each element than the formula has, in each of its parts.
+    """The molecule with no more atoms of each element than the formula has, in each of its molecules.
+
+    Where one has the formula's classes already, as valences may have it (valences.py), they stay, whatever the network
+    says; its probabilities are those of the formula alone all the same, but that the answer has the largest.
 
     Args:
-        molecule: with confidence and probabilities of elements.
+        molecule: with confidence and probabilities of classes and elements.
         formula: of one molecule.
     """
-    assert molecule.confidence is not None
-    assert molecule.element_probabilities is not None
-    here, elements = molecule.confidence[:, None], molecule.element_probabilities
-    # an atom of which it is open what it is, is there all the same: elements count beside the likeliest one
-    most = np.maximum(elements.max(1, keepdims=True), LEAST)
-    cost = -np.log(np.maximum(np.concatenate([here * elements / most, 1 - here], axis=1), LEAST))
-    weight = np.log(np.concatenate([np.broadcast_to(most, elements.shape), np.ones_like(most)], axis=1))
+    here, classes, elements = molecule.confidence, molecule.class_probabilities, molecule.element_probabilities
+    assert here is not None
+    assert classes is not None
+    assert elements is not None
+    # Of its likeliest class an atom is the likeliest element; and it is there also where it is open what it is.
+    best_of = np.stack([elements[:, c == CATEGORIES].max(1) for c in range(5)], axis=1)[:, CATEGORIES]
+    of_class = classes[:, CATEGORIES]
+    score = of_class * elements / np.maximum(best_of, LEAST) / np.maximum(classes.max(1, keepdims=True), LEAST)
+    cost = -np.log(np.maximum(np.column_stack([here[:, None] * score, 1 - here]), LEAST))
+    weight = np.log(np.column_stack([elements / np.maximum(score, LEAST), np.ones(len(here))]).clip(LEAST))
     chosen, probability = np.zeros(len(molecule), int), np.zeros(cost.shape)
-    for part in _molecules(molecule):
+    for joined, part in _molecules(molecule):
         room = np.append(formula, len(part))
         chosen[part] = _cheapest(cost[part], room)
         probability[part] = softmax(weight[part] - _least(cost[part], chosen[part], room), axis=1)
-    there = probability[:, :-1].sum(1)
-    elements = probability[:, :-1] / np.maximum(there, LEAST)[:, None]
+        if (
+            complete(formula)
+            and (_by_class(formula[None].astype(float))[0] == np.bincount(molecule.classes[joined], minlength=5)).all()
+        ):
+            other = CATEGORIES[None] != molecule.classes[joined][:, None]
+            chosen[part] = len(ELEMENTS)
+            chosen[joined] = _cheapest(np.where(other, FORBIDDEN, cost[joined, :-1]), formula)
     kept = np.flatnonzero(chosen < len(ELEMENTS))
+    there = probability[kept, :-1].sum(1)
+    elements = _foremost(probability[kept, :-1] / np.maximum(there, LEAST)[:, None], chosen[kept])
     return replace(
-        molecule,
-        numbers=np.where(chosen < len(ELEMENTS), NUMBERS[np.minimum(chosen, len(ELEMENTS) - 1)], molecule.numbers),
-        confidence=there,
+        molecule.taken(kept),
+        numbers=NUMBERS[chosen[kept]],
+        confidence=np.maximum(there, 1 - there),
         element_probabilities=elements,
-        class_probabilities=np.stack([elements[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1),
-    ).taken(kept)
+        class_probabilities=_by_class(elements),
+    )
 
 
-def _molecules(molecule: Molecule) -> list[Int[np.ndarray, " k"]]:
-    """The atoms of each molecule: those that bonds join, an atom without any with the nearest of them. How close they
-    are does not count: two carboxylic acids share no atom."""
+def _foremost(elements: Float[np.ndarray, "n e"], answers: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n e"]:
+    """Probabilities of elements of which the answer's class and, in it, the answer have the largest, if need be in
+    exchange for what had it."""
+    elements = elements.copy()
+    for p, answer in zip(elements, answers, strict=True):
+        own = CATEGORIES[answer] == CATEGORIES
+        best = np.where(own, p, -1.0).argmax()
+        p[[answer, best]] = p[[best, answer]]
+        classes = _by_class(p[None])[0]
+        first, most, mine = classes.argmax(), classes.max(), p[own].sum()
+        if most > mine:
+            others = p[first == CATEGORIES] * (mine / most)
+            p[own] = p[own] * (most / mine) if mine > 0 else np.where(np.flatnonzero(own) == answer, most, 0.0)
+            p[first == CATEGORIES] = others
+    return elements
+
+
+def _by_class(elements: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n 5"]:
+    """Sums over the elements of each class."""
+    return np.stack([elements[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1)
+
+
+def _molecules(molecule: Molecule) -> list[tuple[Int[np.ndarray, " k"], Int[np.ndarray, " l"]]]:
+    """The atoms of each molecule: those that bonds join, and with them the atoms without any that are nearest to it.
+
+    How close they are does not count: two carboxylic acids share no atom.
+    """
     parts = molecule.parts(touching=0.0)
     joined = [part for part in parts if len(part) > 1]
     if not joined:
-        return parts
+        return [(part, part) for part in parts]
     alone = np.concatenate([part for part in parts if len(part) == 1] or [np.zeros(0, int)])
     distance = [
         np.linalg.norm(molecule.positions[alone][:, None] - molecule.positions[part], axis=2).min(1) for part in joined
     ]
     nearest = np.argmin(distance, axis=0)
-    return [np.concatenate([part, alone[nearest == k]]) for k, part in enumerate(joined)]
+    return [(part, np.concatenate([part, alone[nearest == k]])) for k, part in enumerate(joined)]
 
 
 def _cheapest(cost: Float[np.ndarray, "n k"], room: Int[np.ndarray, " k"]) -> Int[np.ndarray, " n"]:

@@ -26,7 +26,7 @@ from .restraints import restrained
 from .scale import scale_ratio, sized
 from .structures import Molecule, Scan
 from .tiling import FAINTEST, NOTHING, contrast, cut, fullest, merged, tiled
-from .valences import FAINTEST_ATOM, STRENGTH, STRENGTH_OF_FORMULA, settled
+from .valences import FAINTEST_ATOM, LEAST_ATOMS, STRENGTH, STRENGTH_OF_FORMULA, settled
 
 WIDEST = 1000.0
 """Longest side of a scan, A."""
@@ -218,6 +218,8 @@ def predict_many(
 ) -> list[Molecule]:
     """As `predict`, of several scans of the sizes that are stated, without doubts: those that come to one shape go
     through the network together, on its device. `formulas`: of each scan's molecule, where they are known."""
+    if formulas is not None:
+        check_formulas(network, threshold)
     read = _read_many(scans, network, threshold, depth, formulas or [None] * len(scans))
     return _placed([sized(m) for m in read], network, threshold)
 
@@ -277,10 +279,11 @@ def _as_composed(candidates: Molecule, formula: Formula | None) -> Molecule:
     strength = STRENGTH_OF_FORMULA if complete(formula) else STRENGTH
     molecule = composed(settled(candidates, strength, formula), formula)
     assert candidates.confidence is not None
-    lost = int((candidates.confidence >= 0.5).sum()) - len(molecule)
-    if lost <= MOST_LOST:
+    likely = candidates.taken(np.flatnonzero(candidates.confidence >= 0.5))
+    molecules = max(1, sum(len(part) >= LEAST_ATOMS for part in likely.parts()))
+    if len(likely) - len(molecule) <= MOST_LOST * molecules:
         return molecule
-    warning = f"{lost} atoms that the image shows have no place in {written(formula)}: is that its formula?"
+    warning = f"atoms that the image shows have no place in {written(formula)}: is that the formula?"
     return replace(molecule, warnings=(*molecule.warnings, warning))
 
 

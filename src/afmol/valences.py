@@ -53,7 +53,8 @@ LEAST = 1e-9
 def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula | None = None) -> Molecule:
     """The likely atoms of a network's candidates, or in each part those of its whole reading, if there is one.
 
-    Atoms that come in by it, or as another class, get the probability that it has beside the network's reading.
+    Atoms that come in by it, or as another class, get the probability that it has beside the network's reading; where a
+    formula is known, probabilities stay as they are (composition.py).
 
     Args:
         candidates: with confidence, FAINTEST_ATOM and more, and probabilities of classes, elements and bonds.
@@ -62,9 +63,7 @@ def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula |
     """
     confidence, classes, elements = _probabilities(candidates)
     numbers, keep = candidates.numbers.copy(), confidence >= 0.5
-    for part in (
-        candidates.parts() if formula is None else candidates.parts(touching=0.0)
-    ):  # a formula is of one molecule
+    for part in candidates.parts() if formula is None else candidates.parts(touching=0.0):  # one molecule each
         if len(part) < LEAST_ATOMS:
             continue
         reading = _whole(candidates.taken(part).with_likely_bonds(), strength, formula)
@@ -74,6 +73,9 @@ def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula |
         sure = float(expit(strength - cost))
         keep[part] = said >= 0
         for i, new in zip(part[said >= 0], said[said >= 0], strict=True):
+            numbers[i] = NUMBERS[np.where(new == CATEGORIES, elements[i], -1.0).argmax()]
+            if formula is not None:
+                continue
             confidence[i] = confidence[i] if confidence[i] >= 0.5 else sure
             old = candidates.classes[i]
             if new != old:
@@ -81,7 +83,6 @@ def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula |
                 for c, p in ((new, both * sure), (old, both * (1 - sure))):
                     elements[i, c == CATEGORIES] *= p / classes[i, c]
                     classes[i, c] = p
-                numbers[i] = NUMBERS[np.where(new == CATEGORIES, elements[i], -1.0).argmax()]
     values = {"class_probabilities": classes, "element_probabilities": elements, "confidence": confidence}
     return replace(candidates, numbers=numbers, **values).taken(np.flatnonzero(keep))
 

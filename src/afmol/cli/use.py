@@ -69,7 +69,7 @@ def predict(
             model has a usual depth and, if it has learned more, a largest one (afmol info). The deeper an atom, the
             less is seen of it.
         formula: of the molecule, such as C24H8O6, if you know it: then there are no other elements, and no more atoms
-            of any. Write ? for a number that you do not know: C24H?O6, C?H?O?.
+            of any. It is believed, so be sure. Write ? for a number that you do not know: C24H?O6, C?H?O?.
         hydrogens: add hydrogens that the image does not show where the molecule's valences ask for them, for those who
             want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json.
         overwrite: replace results of other stacks of the same name, which are left alone otherwise.
@@ -345,6 +345,8 @@ def evaluate(
     config = EvaluationConfig(molecules, shapes, conditions, noise, seed, device, depth, told)
     make_folder(out)  # before the work, not after it
     if isinstance(load_model(model)[0], SoapPredictor):
+        if told != "nothing":
+            raise ConfigError("A SOAP predictor is told nothing; leave out --told.")
         figures = evaluate_predictor(model, data, SoapEvaluationConfig(molecules, seed=seed))
         write_soap_evaluation(figures, out)
         print(spectrum_table(figures))

@@ -10,7 +10,7 @@ import { paint, range, slice } from "./stack.js";
 
 const $ = (id) => document.getElementById(id);
 const known = await info();
-const state = { stack: null, molecule: null, past: [], future: [], slice: 0, model: known.model, charges: null, depth: 0.8, formula: null };
+const state = { stack: null, molecule: null, past: [], future: [], slice: 0, model: known.model, charges: null, depth: 0.8 };
 let chosen = -1, mode = "", running = null, before = null, stale = false, simulating = false;
 
 // Work
@@ -46,6 +46,7 @@ async function open(request, payload) {
   const [record, bytes] = found;
   const stack = { ...record, data: new Float32Array(bytes.buffer) };
   if (record.lacks) return ask(stack, request, payload);
+  if (state.stack) $("formula").value = ""; // that of the one before
   Object.assign(state, { stack, molecule: null, past: [], future: [], slice: stack.best, charges: null });
   chosen = -1;
   all();
@@ -67,6 +68,7 @@ function restore(text) {
   } catch (error) {
     return tell(error.message, true);
   }
+  $("formula").value = "";
   for (const [id, value] of Object.entries(state.settings ?? {})) if ($(id)) $(id).value = value;
   chosen = -1;
   all();
@@ -104,8 +106,9 @@ async function predict() {
   const [record] = found;
   if (state.molecule) state.past.push(state.molecule);
   const { atoms, bonds, warnings: doubts } = record;
-  Object.assign(state, { molecule: { atoms, bonds, warnings: doubts, model: Date.now() }, future: [], charges: null });
-  Object.assign(state, { model: record.model.name, depth: record.model.depth, formula: record.model.formula ?? null });
+  const { name: model, depth, formula = null } = record.model;
+  const molecule = { atoms, bonds, warnings: doubts, formula, model: Date.now() };
+  Object.assign(state, { molecule, future: [], charges: null, model, depth });
   chosen = -1;
   all();
   const n = atoms.length;
@@ -381,8 +384,8 @@ function tipChosen() {
 }
 
 async function take(format) {
-  const { molecule, model, depth, formula } = state;
-  const request = { format, molecule, scan: scan(), model, depth, formula };
+  const { molecule, model, depth } = state;
+  const request = { format, molecule, scan: scan(), model, depth, formula: molecule.formula ?? null };
   const found = await work("export", request, state.stack.data);
   if (!found) return;
   if (format === "smiles") tell(new TextDecoder().decode(found[1]).trim());
