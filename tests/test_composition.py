@@ -156,7 +156,10 @@ def test_what_is_not_counted_is_told_by_valences():
     molecule = said(molecule_from_smiles("c1ccncc1", seed=1))
     nitrogen = int(np.flatnonzero(molecule.numbers == 7)[0])
     wrong = in_doubt(molecule, nitrogen, 6, 0.75)
-    assert settled(wrong, STRENGTH, parsed("C5H?N")).numbers[nitrogen] == 7
+    for formula in (parsed("C5H?N"), parsed("C5H5N")):
+        found = composed(settled(wrong, STRENGTH, formula), formula)
+        fits_together(found)
+        assert found.numbers[nitrogen] == 7
     assert len(settled(wrong, STRENGTH, parsed("C?H?N?"))) == 11
     assert settled(wrong, STRENGTH, parsed("C6H6")).numbers[nitrogen] == 6, "eleven atoms are not C6H6"
 

@@ -21,7 +21,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from scipy.special import expit
 
-from .composition import ANY, Formula
+from .composition import ANY, Formula, complete
 from .elements import CATEGORIES, NUMBERS, element_index
 from .hydrogens import STRAIGHT, angle
 from .structures import Molecule
@@ -54,7 +54,7 @@ def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula |
     """The likely atoms of a network's candidates, or in each part those of its whole reading, if there is one.
 
     Atoms that come in by it, or as another class, get the probability that it has beside the network's reading; where a
-    formula is known, probabilities stay as they are (composition.py).
+    whole formula is known, probabilities stay as they are (composition.py).
 
     Args:
         candidates: with confidence, FAINTEST_ATOM and more, and probabilities of classes, elements and bonds.
@@ -74,7 +74,7 @@ def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula |
         keep[part] = said >= 0
         for i, new in zip(part[said >= 0], said[said >= 0], strict=True):
             numbers[i] = NUMBERS[np.where(new == CATEGORIES, elements[i], -1.0).argmax()]
-            if formula is not None:
+            if formula is not None and complete(formula):
                 continue
             confidence[i] = confidence[i] if confidence[i] >= 0.5 else sure
             old = candidates.classes[i]
