@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.special import softmax
 
-from .elements import BY_SYMBOL, CATEGORIES, ELEMENTS, NUMBERS, element_index
+from .elements import BY_SYMBOL, CATEGORIES, ELEMENTS, NUMBERS, by_class, element_index
 from .errors import ConfigError
 from .structures import Molecule
 
@@ -93,14 +93,12 @@ def composed(molecule: Molecule, formula: Formula) -> Molecule:
     cost = -np.log(np.maximum(np.column_stack([here[:, None] * score, 1 - here]), LEAST))
     weight = np.log(np.column_stack([elements / np.maximum(score, LEAST), np.ones(len(here))]).clip(LEAST))
     chosen, probability = np.zeros(len(molecule), int), np.zeros(cost.shape)
+    wanted = np.bincount(CATEGORIES, formula, minlength=5)
     for joined, part in _molecules(molecule):
         room = np.append(formula, len(part))
         chosen[part] = _cheapest(cost[part], room)
         probability[part] = softmax(weight[part] - _least(cost[part], chosen[part], room), axis=1)
-        if (
-            complete(formula)
-            and (_by_class(formula[None].astype(float))[0] == np.bincount(molecule.classes[joined], minlength=5)).all()
-        ):
+        if complete(formula) and (np.bincount(molecule.classes[joined], minlength=5) == wanted).all():
             other = CATEGORIES[None] != molecule.classes[joined][:, None]
             chosen[part] = len(ELEMENTS)
             chosen[joined] = _cheapest(np.where(other, FORBIDDEN, cost[joined, :-1]), formula)
@@ -112,7 +110,7 @@ def composed(molecule: Molecule, formula: Formula) -> Molecule:
         numbers=NUMBERS[chosen[kept]],
         confidence=np.maximum(there, 1 - there),
         element_probabilities=elements,
-        class_probabilities=_by_class(elements),
+        class_probabilities=by_class(elements),
     )
 
 
@@ -124,18 +122,13 @@ def _foremost(elements: Float[np.ndarray, "n e"], answers: Int[np.ndarray, " n"]
         own = CATEGORIES[answer] == CATEGORIES
         best = np.where(own, p, -1.0).argmax()
         p[[answer, best]] = p[[best, answer]]
-        classes = _by_class(p[None])[0]
+        classes = by_class(p[None])[0]
         first, most, mine = classes.argmax(), classes.max(), p[own].sum()
         if most > mine:
             others = p[first == CATEGORIES] * (mine / most)
             p[own] = p[own] * (most / mine) if mine > 0 else np.where(np.flatnonzero(own) == answer, most, 0.0)
             p[first == CATEGORIES] = others
     return elements
-
-
-def _by_class(elements: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n 5"]:
-    """Sums over the elements of each class."""
-    return np.stack([elements[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1)
 
 
 def _molecules(molecule: Molecule) -> list[tuple[Int[np.ndarray, " k"], Int[np.ndarray, " l"]]]:

@@ -60,6 +60,11 @@ def element_index(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return _INDEX[numbers]
 
 
+def by_class(elements: Float[np.ndarray, "n 11"]) -> Float[np.ndarray, "n 5"]:
+    """Probabilities of classes, from those of elements."""
+    return np.stack([elements[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1)
+
+
 def table(field: str) -> Float[np.ndarray, " 119"]:
     """A numeric field of ELEMENTS as a table over atomic numbers, NaN where unknown."""
     out = np.full(119, np.nan)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ...data.samples import Batch
-from ...elements import CATEGORIES, NUMBERS
+from ...elements import CATEGORIES, NUMBERS, by_class
 from ...errors import ConfigError
 from ...precision import quick_convolutions
 from ...structures import Molecule
@@ -328,7 +328,7 @@ def _molecule(graph: Graph, mine: Bool[Tensor, " n"], threshold: float, depth: f
     pairs = (keep.cumsum(0) - 1)[graph.pairs[use]]
 
     elements = graph.elements[keep].softmax(1).double().numpy(force=True)
-    classes = np.stack([elements[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1)
+    classes = by_class(elements)
     best = CATEGORIES[None] == classes.argmax(1)[:, None]
     return Molecule(
         torch.cat([graph.xy[keep], z[keep, None]], 1).double().numpy(force=True),
