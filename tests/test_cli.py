@@ -14,6 +14,7 @@ from afmol.checkpoint import read_tensors, write_tensors
 from afmol.cli import COMMANDS as COMMANDS_OF_MAIN
 from afmol.cli import DATASET, main
 from afmol.data.molecules import pack_molecules
+from afmol.errors import ScanError
 from afmol.files import read_scan, write_molecule, write_scan
 from afmol.structures import Molecule, Scan
 from strategies import COMMENT, both, flat_ring, gsf, members, refused, sxm, theirs, write, xyz
@@ -141,6 +142,28 @@ def test_one_bad_stack_among_good_ones(tmp_path, capsys, weights):
     assert sorted(sources) == sorted(map(str, (good, same)))
 
 
+def test_heights_of_slices_are_in_the_order_of_their_names(tmp_path, capsys, weights, monkeypatch):
+    """2 before 10, whatever the order in which a shell names them."""
+    data = np.random.default_rng(0).random((8, 8, 11), np.float32)
+    write_scan(Scan(data, (4.0, 4.0)), tmp_path / "a.gsf")
+    for k in range(11):
+        (tmp_path / "a.gsf" / f"{k:03d}.gsf").rename(tmp_path / f"s{k}.gsf")
+    seen = []
+
+    def sees(scan, *_, **__):
+        seen.append(scan.data)
+        raise ScanError("seen")
+
+    monkeypatch.setattr("afmol.results.predict", sees)
+    named = sorted(map(str, tmp_path.glob("s*.gsf")))
+    assert named[1].endswith("s1.gsf")
+    assert named[2].endswith("s10.gsf")
+    heights = [str(1.0 - 0.1 * k) for k in range(11)]
+    command = ["predict", *named, "-o", tmp_path / "out", "--model", weights, "--heights", *heights]
+    refused(capsys, command, "seen")
+    assert np.array_equal(seen[0], data)
+
+
 def test_results_of_another_stack_are_not_replaced(tmp_path, capsys, weights):
     """Whatever the order and however the path is spelled; those of the same stack are, and all are if that is said."""
     (tmp_path / "a").mkdir()
@@ -173,7 +196,7 @@ def test_results_of_another_stack_are_not_replaced(tmp_path, capsys, weights):
 
 
 def test_a_name_that_cannot_be_written_does_not_end_the_batch(tmp_path, capsys, weights):
-    stacks = [save(tmp_path / f"{name}.npz") for name in ("a", "b" * 250, "c")]
+    stacks = [save(tmp_path / f"{name}.npz") for name in ("a", "b" * 251, "c")]
     with pytest.raises(SystemExit) as stop:
         main(["predict", *map(str, stacks), "-o", str(tmp_path / "out"), "--model", str(weights)])
     told = capsys.readouterr()

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as npst
 
 from afmol.elements import bonds_by_distance
 from afmol.errors import ConfigError, MoleculeError, ScanError
-from afmol.files import read_molecule, read_scan, write_molecule, write_scan
+from afmol.files import in_order, read_molecule, read_scan, write_molecule, write_scan
 from afmol.structures import Molecule, Scan
 from strategies import both, gsf, molecules, one_sentence, row, same, sxm
 
@@ -109,6 +109,26 @@ def test_gsf_heights_are_asked_for_and_follow_the_names(tmp_path):
     assert scan.data[0, 0].tolist() == [2.0, 1.0, 10.0]
     assert scan.heights.tolist() == [0.9, 0.3, 0.1]
     refused(tmp_path, "3 slices, but 2 heights", tmp_path.name, heights=[1.0, 0.0])
+    assert in_order(sorted(map(str, tmp_path.iterdir()))) == [tmp_path / f"s{k}.gsf" for k in (1, 2, 10)]
+
+
+def test_slices_of_two_stacks_are_no_stack(tmp_path):
+    """One written by afmol without heights, one with: both number their slices from 0."""
+    data = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    write_scan(Scan(data, (4.0, 4.0)), tmp_path / "a.gsf")
+    write_scan(Scan(data, (4.0, 4.0), np.array([3.0, 2.0, 1.0])), tmp_path / "b.gsf")
+    assert read_scan(tmp_path / "a.gsf").heights is None
+    for k in range(3):
+        (tmp_path / "b.gsf" / f"{k:03d}.gsf").rename(tmp_path / "a.gsf" / f"b{k}.gsf")
+    refused(tmp_path / "a.gsf", "--heights", "000.gsf")
+
+
+def test_a_name_that_is_no_text_is_written_all_the_same(tmp_path):
+    """Names of files need not be UTF-8, and a molecule has the name of its stack."""
+    molecule = Molecule(np.zeros((1, 3)), np.array([6]), np.zeros((0, 2), int), name="a\udcff b")
+    for suffix in (".xyz", ".sdf", ".mol"):
+        write_molecule(molecule, tmp_path / f"m{suffix}")
+        assert "a? b" in (tmp_path / f"m{suffix}").read_text()
 
 
 def test_layout_of_npz_and_h5_is_the_documented_one(tmp_path):

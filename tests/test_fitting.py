@@ -121,6 +121,18 @@ def test_scale_and_offset_of_slices_do_not_matter(molecule):
     assert torch.allclose(correlations(images, other), torch.ones(6, dtype=torch.float64))
 
 
+def test_slices_at_one_height_are_simulated_once(molecule):
+    """Approach and retraction: the fit is that of the heights, and each repeat has its own correlation."""
+    scan = stack(molecule)
+    twice = replace(scan, data=np.repeat(scan.data, 2, axis=2), heights=np.repeat(scan.heights, 2))
+    goal, other = (target(s, FINE, USUAL) for s in (scan, twice))
+    assert np.array_equal(goal.grid.heights, other.grid.heights)
+    with torch.no_grad():
+        once, repeated = (simulated(faced(molecule, 1.0), g, USUAL, POSE) for g in (goal, other))
+    assert torch.equal(repeated, once.repeat_interleave(2, dim=2))
+    assert torch.allclose(correlations(repeated, other.images), torch.ones(12, dtype=torch.float64), atol=1e-4)
+
+
 def test_the_command_writes_what_it_found(molecule, tmp_path, capsys):
     write_molecule(molecule, tmp_path / "m.sdf")
     write_scan(stack(molecule), tmp_path / "stack.npz")
@@ -136,6 +148,14 @@ def test_the_command_writes_what_it_found(molecule, tmp_path, capsys):
     np.testing.assert_allclose(lies.positions[:, :2], truth[:, :2], atol=0.1)
     assert found["above_topmost"] == pytest.approx(POSE.distance - truth[:, 2].max(), abs=0.03)
     assert (tmp_path / "out" / "stack_fit.png").stat().st_size > 20000
+    assert found["stack"] == str(tmp_path / "stack.npz")
+    assert found["molecule"] == str(tmp_path / "m.sdf")
+    again = ["fit", "c1ccccc1", tmp_path / "stack.npz", "-o", tmp_path / "out", "--starts", "1"]
+    refused(capsys, again, "another molecule", "m.sdf", "--overwrite")
+    write_scan(stack(molecule), tmp_path / "out" / "stack.npz")
+    again = ["fit", tmp_path / "m.sdf", tmp_path / "out" / "stack.npz", "-o", tmp_path / "out"]
+    refused(capsys, again, "another stack", "--overwrite")
+    assert json.loads((tmp_path / "out" / "stack_fit.json").read_text()) == found
 
 
 def test_what_cannot_be_fitted(molecule, tmp_path, capsys):
@@ -148,6 +168,8 @@ def test_what_cannot_be_fitted(molecule, tmp_path, capsys):
         FitConfig(tip="gold")
     with pytest.raises(ConfigError, match="positive"):
         FitConfig(step=0.0)
+    with pytest.raises(ConfigError, match="amplitude"):
+        FitConfig(amplitude=float("inf"))
     with pytest.raises(MoleculeError):
         fit(Molecule(np.random.default_rng(0).random((3, 3)) * 3, np.array([1, 1, 1]), np.zeros((0, 2), int)), scan)
     stack_file = tmp_path / "stack.npz"

@@ -5,10 +5,12 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -20,13 +22,13 @@ import pytest
 from afmol.data.bending import lay_down
 from afmol.data.chemistry import molecule_from_smiles
 from afmol.elements import CATEGORIES, ELEMENTS
-from afmol.errors import ConfigError
-from afmol.files import read_molecule, write_scan
+from afmol.errors import ConfigError, ScanError
+from afmol.files import read_molecule, read_scan, write_scan
 from afmol.fitting import Conditions, FitConfig, fit_conditions, imaged
 from afmol.results import prediction_record
-from afmol.serve.jobs import molecule_of
-from afmol.serve.server import PAGE, serving
-from afmol.serve.worker import Worker
+from afmol.serve.jobs import JOBS, molecule_of, opened, simulated
+from afmol.serve.server import PAGE, known_host, serve, serving
+from afmol.serve.worker import Worker, _work
 from afmol.simulation import TIPS, grid_around, simulate
 from afmol.structures import Molecule, Scan
 
@@ -57,6 +59,13 @@ def stack(molecule, tmp_path_factory) -> Path:
     assert grid.heights[-1] - TIP.bond_length - molecule.positions[:, 2].max() == pytest.approx(ABOVE, abs=0.05)
     write_scan(simulate(molecule, TIP, grid), path)
     return path
+
+
+def recorded(molecule: Molecule) -> dict:
+    """The molecule as it lies in its stack, as the page has it."""
+    there = molecule.positions - [*grid_around(molecule, margin=ROOM, pixel=0.2).origin, 0.0]
+    scan = Scan(np.zeros((2, 2, 2), np.float32), (1.0, 1.0))
+    return prediction_record(scan, dataclasses.replace(molecule, positions=there), "", 0.8)
 
 
 class Served:
@@ -136,6 +145,36 @@ def test_only_the_page_itself_is_answered(served):
         assert served.asked("GET", f"{served.path}{outside}")[0] in (403, 404)
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "said", "whether"),
+    [
+        ("127.0.0.1", 81, "127.0.0.1:81", True),
+        ("127.0.0.1", 81, "[::1]:81", True),
+        ("127.0.0.1", 81, "127.0.0.1:82", False),
+        ("127.0.0.1", 81, "10.0.0.1:81", False),
+        ("127.0.0.1", 80, "LOCALHOST", True),  # browsers leave the usual port out
+        ("Lab.example", 81, "lab.example:81", True),
+        ("Lab.example", 81, "127.0.0.1:81", False),
+        ("0.0.0.0", 81, "10.0.0.1:81", True),
+        ("::", 81, "[fe80::1]:81", True),
+        ("0.0.0.0", 81, f"{socket.gethostname()}:81", True),
+        ("0.0.0.0", 81, "evil.example:81", False),  # DNS rebinding
+        ("0.0.0.0", 81, "[::1:81", False),
+        ("0.0.0.0", 81, "10.0.0.1:x", False),
+    ],
+)
+def test_who_may_be_called(host, port, said, whether):
+    assert known_host(host, port)(said) == whether
+
+
+def test_what_is_not_there_is_not_served(tmp_path):
+    with pytest.raises(ScanError, match="does not exist"):
+        serve([str(tmp_path / "a.npz")])
+    write_scan(Scan(np.random.default_rng(0).random((8, 8, 3), np.float32), (4.0, 4.0)), tmp_path / "a.gsf")
+    with pytest.raises(ScanError, match="folder of its slices"):
+        serve([str(tmp_path / "a.gsf" / "000.gsf")])
+
+
 def test_an_upload_of_10_gb_is_refused_unread(served):
     connection = http.client.HTTPConnection(served.host, timeout=10)
     connection.putrequest("POST", f"{served.path}job")
@@ -184,10 +223,7 @@ def test_a_stack_goes_in_and_its_molecule_comes_out(served, stack, molecule):
     assert (kind, {a["element"] for a in other["atoms"]}) == ("done", {"C", "H"})
     assert other["model"]["formula"] == "C20H20"
 
-    lies = dataclasses.replace(
-        molecule, positions=molecule.positions - [*grid_around(molecule, margin=ROOM, pixel=0.2).origin, 0.0]
-    )
-    truth = prediction_record(Scan(np.zeros((2, 2, 2), np.float32), (1.0, 1.0)), lies, "", 0.8)
+    truth = recorded(molecule)
     usual = {"scan": record, "molecule": truth, "tip": TIP_NAME, "force": "lennard-jones", "step": 0.1, "pixel": 0.25}
     conditions = {"above_topmost": ABOVE, "stiffness": 0.25, "charge": 1.0}
     kind, answer, both = served.job("simulate", data, conditions=conditions, **usual)
@@ -218,6 +254,60 @@ def test_what_a_file_does_not_say_is_asked_for(served, tmp_path):
     assert kind == "done"
     assert "lacks" not in record
     assert record["size"] == [8.0, 8.0]
+
+
+def test_slices_are_what_they_are_whatever_lies_beside_them(tmp_path):
+    """In a folder among other files, or uploaded from folders of their own under one name."""
+    images = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    write_scan(Scan(images, (4.0, 4.0)), tmp_path / "a.gsf")
+    (tmp_path / "a.gsf" / "notes.txt").write_text("Monday")
+    for name in ("000.gsf", "001.gsf", "002.gsf"):
+        content = (tmp_path / "a.gsf" / name).read_bytes().replace(b"AfmolSlice", b"AnotherOne")
+        (tmp_path / "a.gsf" / name).write_bytes(content)
+    record, _ = opened({"path": str(tmp_path / "a.gsf")}, b"", print)
+    assert record["lacks"] == ["heights"]
+    parts = [(tmp_path / "a.gsf" / f"00{k}.gsf").read_bytes() for k in range(3)]
+    files = [["../scan.gsf", len(part)] for part in parts]
+    record, data = opened({"files": files, "heights": [3, 2, 1]}, b"".join(parts), print)
+    assert np.array_equal(np.frombuffer(data, "<f4").reshape(record["shape"]), images)
+
+
+def test_a_slice_that_shows_nothing_is_left_out_of_the_comparison(stack, molecule):
+    scan = read_scan(stack)
+    scan = dataclasses.replace(scan, data=np.where(np.arange(scan.data.shape[2]) == 0, 0.0, scan.data))
+    record = {"shape": list(scan.data.shape), "size": list(scan.size), "heights": None, "name": ""}
+    request = {
+        "scan": record,
+        "molecule": recorded(molecule),
+        "pixel": 0.5,
+        "force": "lennard-jones",
+        "tip": TIP_NAME,
+        "step": 0.1,
+    }
+    request |= {"conditions": {"above_topmost": 3.0, "stiffness": 0.25, "charge": 1.0}}
+    answer, both = simulated(request, scan.data.astype("<f4").tobytes(), print)
+    assert answer["slices"] == list(range(1, scan.data.shape[2]))
+    assert len(answer["correlations"]) == answer["shape"][2] == len(answer["slices"])
+    assert len(both) == 2 * 4 * np.prod(answer["shape"])
+
+
+def test_what_nobody_foresaw_is_one_sentence_and_no_stopped_process(monkeypatch):
+    ours, theirs = multiprocessing.Pipe()
+    monkeypatch.setattr("afmol.serve.worker.signal.signal", lambda *_: None)
+    monkeypatch.setattr("afmol.serve.worker.resource.setrlimit", lambda *_: None)
+
+    def fails(*_):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setitem(JOBS, "open", fails)
+    for _ in range(2):
+        ours.send(("open", {}, b""))
+    thread = threading.Thread(target=_work, args=(theirs, 0))
+    thread.start()
+    said = [ours.recv() for _ in range(2)]
+    ours.close()
+    thread.join(20)
+    assert said == [("mistake", "This is our mistake, please report it (RuntimeError: no such thing).")] * 2
 
 
 def test_mistakes_are_one_sentence(served, stack):

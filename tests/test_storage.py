@@ -34,6 +34,12 @@ def test_what_a_killed_process_left_is_swept(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
 
+def test_a_name_as_long_as_may_be_has_a_draft(tmp_path):
+    name = "é" * 125 + ".json"
+    write_file(tmp_path / name, b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_what_somebody_writes_just_now_is_left_alone(tmp_path):
     draft = storage.draft_of(tmp_path / "a.json")
     with storage._held(draft) as file:

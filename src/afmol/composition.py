@@ -44,12 +44,13 @@ def parsed(text: str) -> Formula:
     """
     if not re.fullmatch(r"([A-Z][a-z]?([?]|[0-9]{0,9}))+", text):
         raise ConfigError(f"A formula is written like C24H8O6, or C24H?O6 if a number is not known, not {text[:40]!r}.")
-    counts = np.zeros(len(ELEMENTS), np.int64)
+    counts, counted = np.zeros(len(ELEMENTS), np.int64), 0
     for symbol, n in re.findall(r"([A-Z][a-z]?)([?]|[0-9]*)", text):
         if symbol not in BY_SYMBOL:
             raise ConfigError(f"The formula has {symbol}; afmol knows {', '.join(BY_SYMBOL)}.")
-        counts[element_index(np.array([BY_SYMBOL[symbol].number]))] += ANY if n == "?" else int(n or 1)
-    counted = counts[counts < ANY].sum()
+        many = 0 if n == "?" else int(n or 1)
+        counts[element_index(np.array([BY_SYMBOL[symbol].number]))] += ANY if n == "?" else many
+        counted += many
     if not counts.any() or counted > LARGEST:
         raise ConfigError(f"A formula has 1 to {LARGEST} atoms, not {counted}.")
     return np.minimum(counts, ANY)

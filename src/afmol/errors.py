@@ -70,3 +70,9 @@ def reading(path: str | Path, what: str, error_type: type[AfmolError], name: str
         # Libraries raise nearly everything on damaged bytes; for the user it is one case.
         text = f"{name or path} cannot be read as {what}; it is damaged, cut off or something else."
         raise error_type(text) from error
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether there was too little memory. torch raises RuntimeError; its class for CUDA is imported with it alone."""
+    told = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in told or "out of memory" in told

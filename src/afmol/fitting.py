@@ -16,14 +16,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import minimize
 from torch import Tensor
 from tqdm import tqdm
 
 from .data.chemistry import with_charges
 from .errors import ConfigError, MoleculeError, ScanError
-from .files import make_folder, write_file, write_molecule
+from .files import check_results, make_folder, write_file, write_molecule
 from .plots.fit import fit_picture
 from .resampling import usable, with_images
 from .simulation import FORCES, TIPS, Grid, Tip, TipParameters, force_centres, force_stacks, standard_heights
@@ -39,6 +39,8 @@ UNITS = (0.1, 0.1, 0.03, 0.03, 0.03, 0.1, 0.3, 0.01)
 """By how much each number of a pose changes an image about alike: the search takes its steps in these units."""
 MOST_SIDE = 160
 """Pixels a side, at most, of the stack that is returned."""
+FARTHEST = 100.0
+"""Largest step and amplitude, A: more is another unit."""
 APART = 0.5
 """Starts closer than this to a better one, A and 15 degrees, are left out."""
 
@@ -66,8 +68,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.tip not in TIPS:
             raise ConfigError(f"The tip is one of {', '.join(TIPS)}, not {self.tip!r}.")
-        if not (self.step > 0 and self.amplitude > 0) or min(self.starts, self.steps) < 1:
-            raise ConfigError("step and amplitude must be positive, starts and steps at least 1.")
+        if not (0 < self.step <= FARTHEST and 0 < self.amplitude <= FARTHEST) or min(self.starts, self.steps) < 1:
+            raise ConfigError(f"step and amplitude must be positive, to {FARTHEST:g} A, starts and steps at least 1.")
         if not 0 <= self.flattening <= 3:
             raise ConfigError("flattening is 0 to 3: 1 is what the halogens' radii say.")
 
@@ -131,6 +133,8 @@ class Target(NamedTuple):
     """Each of zero mean and unit norm."""
     grid: Grid
     tip: Tip
+    slices: Int[np.ndarray, " nz"]
+    """Which of the grid's heights each slice was taken at: repeats are simulated once."""
 
 
 def fit(
@@ -257,7 +261,9 @@ def target(scan: Scan, pixel: float, config: FitConfig) -> Target:
     above = config.step * np.arange(nz - 1, -1, -1) if scan.heights is None else scan.heights - scan.heights.min()
     steps = max(4, round(config.amplitude / 0.1))
     tip = replace(TIPS[config.tip], amplitude=config.amplitude, steps=steps, weights="exact", bond_length=3.0)
-    return Target(normalised(images), Grid((0.0, 0.0), scan.size, (nx, ny), above + tip.bond_length), tip)
+    heights, place = np.unique(-np.round(above, 3), return_inverse=True)
+    grid = Grid((0.0, 0.0), scan.size, (nx, ny), -heights + tip.bond_length)
+    return Target(normalised(images), grid, tip, place)
 
 
 def normalised(images: Float[Tensor, "nx ny nz"]) -> Float[Tensor, "nx ny nz"]:
@@ -306,7 +312,7 @@ def simulated(molecule: Molecule, goal: Target, config: FitConfig, pose: Pose) -
         charges = charges * pose.charge
     atoms = {name: torch.as_tensor(v) for name, v in force.defaults(molecule.numbers).items()}
     owner = torch.zeros(len(molecule), dtype=torch.long)
-    return force_stacks(force, positions, charges, atoms, owner, goal.grid, goal.tip, own)[0]
+    return force_stacks(force, positions, charges, atoms, owner, goal.grid, goal.tip, own)[0][..., goal.slices]
 
 
 def first_poses(molecule: Molecule, goal: Target, config: FitConfig) -> list[tuple[float, Pose]]:
@@ -378,16 +384,29 @@ def refined(
     return Pose(*(found.x * units).tolist()), -float(found.fun)
 
 
-def write_fit(result: Fit, molecule: Molecule, measured: Scan, image: Scan, out: str | Path, name: str) -> list[Path]:
+def check_fit(out: str | Path, name: str, about: dict[str, str]) -> None:
+    """ConfigError if there are files of these names in OUT that are not the fit of this stack and this molecule."""
+    for what, of in about.items():
+        check_results(_paths(out, name), (what,), of, what)
+
+
+def _paths(out: str | Path, name: str) -> list[Path]:
+    return [Path(out) / f"{name}_fit{suffix}" for suffix in (".json", ".xyz", ".png")]
+
+
+def write_fit(
+    result: Fit, molecule: Molecule, measured: Scan, image: Scan, out: str | Path, name: str, about: dict[str, str]
+) -> list[Path]:
     """NAME_fit.json, NAME_fit.xyz (the molecule as it lies) and NAME_fit.png (slices side by side) in OUT.
+
+    `about`: which "stack" and which "molecule", for NAME_fit.json.
 
     Raises:
         ConfigError: a folder or file that cannot be written.
     """
-    out = Path(out)
     make_folder(out)
-    paths = [out / f"{name}_fit{suffix}" for suffix in (".json", ".xyz", ".png")]
-    record = {f.name: getattr(result, f.name) for f in fields(result)}
+    paths = _paths(out, name)
+    record = about | {f.name: getattr(result, f.name) for f in fields(result)}
     write_file(paths[0], f"{json.dumps(record, indent=1)}\n".encode())
     write_molecule(molecule, paths[1])
     fit_picture(with_images(measured), image, result.per_slice, molecule, paths[2])

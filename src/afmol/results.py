@@ -15,7 +15,7 @@ from jaxtyping import Int
 from .checkpoint import DEFAULT_MODEL, load_image_model
 from .doubts import at_true_size
 from .errors import AfmolError, ConfigError
-from .files import is_single_slice, make_folder, read_scan, write_file, write_molecule
+from .files import check_results, in_order, is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .files.molecules import sdf
 from .hydrogens import with_hydrogens
 from .naming import Namer
@@ -165,14 +165,14 @@ def predict_files(
     check_depth(network, depth)
     known_formula(formula, network, threshold)
     slices = len(sources) > 1 and all(is_single_slice(source) for source in sources)
-    stacks: list[str | list[str]] = [list(sources)] if slices else list(sources)
+    stacks: list[str | list[str]] = [list(map(str, in_order(sources)))] if slices else list(sources)
     stems = result_names([s[0] if isinstance(s, list) else s for s in stacks])
     with Namer() as namer:
         for source, stem in zip(stacks, stems, strict=True):
             first, origin = (source[0], _origin(*source)) if isinstance(source, list) else (source, _origin(source))
             try:
                 if not overwrite:
-                    _check_results(out, stem, origin)
+                    check_results([out / f"{stem}{suffix}" for suffix in RESULTS], ("scan", "source"), origin, "stack")
                 scan = read_scan(source, **reading)
                 molecule = predict(scan, network, threshold, depth=depth, formula=formula, progress=progress)
                 true, molecule = at_true_size(scan, molecule)  # what is one molecule depends on it
@@ -213,17 +213,3 @@ def result_names(sources: Sequence[str]) -> list[str]:
 def _origin(first: str, *further: str) -> str:
     """The whole path of a stack, of slices that of the first and the name of the last."""
     return " to ".join([os.path.abspath(first), *(Path(path).name for path in further[-1:])])
-
-
-def _check_results(out: Path, name: str, source: str) -> None:
-    """ConfigError if there are files of these names that are not the results of this source."""
-    there = [path for path in (out / f"{name}{suffix}" for suffix in RESULTS) if os.path.lexists(path)]
-    if not there:
-        return
-    try:
-        of = str(json.loads((out / f"{name}.json").read_bytes())["scan"]["source"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        of = ""
-    if of != source:
-        what = f"is of another stack, {of}" if of else "is there and no result of afmol's"
-        raise ConfigError(f"{there[0]} {what}; choose another folder, or --overwrite.")

@@ -14,7 +14,7 @@ from typing import Literal
 import tyro
 
 from .. import __version__
-from ..errors import AfmolError
+from ..errors import AfmolError, out_of_memory
 from .train import dataset_check, dataset_import, dataset_make, dataset_show, molecules, study, train
 from .use import calibrate, demo, evaluate, fit, info, predict, sentence, serve, simulate, soap
 
@@ -80,8 +80,7 @@ def _ours(error: Exception) -> str:
     """What is said of an error that nobody foresaw."""
     report = f"this is our mistake, please report it with what {DEBUG} shows"
     told = " ".join(str(error).split())
-    # torch raises RuntimeError; its own class for CUDA is imported with it alone
-    if isinstance(error, MemoryError) or "allocate memory" in told or "out of memory" in told:
+    if out_of_memory(error):
         return f"There is too little memory for this: give it less to do at once. If there should be enough, {report}."
     if isinstance(error, RecursionError):
         return f"Something in the input is nested too deeply to be read. If nothing is, {report}."
@@ -139,6 +138,6 @@ def _help_of(command: Callable[[Path, list[str]], None]) -> Callable[[tyro.conf.
 def _dataset(command: tyro.conf.Positional[Literal["make", "check", "show", "import"]]) -> None:
     """Stored samples: make, check, show, import.
 
-    Example: afmol dataset make configs/dataset.toml -o samples
+    Example: afmol dataset make configs/dataset.toml --molecules some.npz -o samples
     """
     raise AssertionError

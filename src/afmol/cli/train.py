@@ -67,7 +67,9 @@ def molecules(
 def train(config: Path, arguments: list[str]) -> None:
     """Train a model from a TOML configuration; any field can be set on the command line.
 
-    Example: afmol train configs/pretrain.toml --steps 100 --out runs/try
+    Example: afmol train configs/pretrain.toml --molecules some.npz --validation some.npz --steps 100 --out runs/try
+
+    some.npz is a set of molecules as afmol molecules makes it.
 
     A configuration with [points] is of a SOAP predictor, which learns from random points or parts of molecules; one
     with [spoiled] of the network that tells good stacks from spoiled ones.
@@ -138,7 +140,7 @@ def study(
 def dataset_make(config: Path, arguments: list[str]) -> None:
     """Simulate samples and store them: DIR/train_00000.h5 and so on.
 
-    Example: afmol dataset make configs/dataset.toml -o samples --samples 2048
+    Example: afmol dataset make configs/dataset.toml --molecules some.npz -o samples --samples 2048
 
     Run it again after a stop: shards that are there and whole are kept. CONFIG is a TOML file; each of its fields can
     be set on the command line.

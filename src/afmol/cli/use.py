@@ -1,5 +1,6 @@
 """Commands for people with a stack: predict, serve, simulate, fit, soap, evaluate, demo, info."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -59,8 +60,10 @@ def predict(
         scans: stacks to read.
         out: folder for the results; made if it does not exist.
         model: name of a shipped model or path of a weight file.
-        size: lengths of the image in x and y, in Angstrom, where the file does not say.
-        heights: tip height of each slice, in Angstrom, larger is farther, where the file does not say.
+        size: lengths of the image in x and y, in Angstrom; needed where the file does not say, and goes before what it
+            says.
+        heights: tip height of each slice, in Angstrom, larger is farther; of a folder in the order of the files' names
+            (2 before 10). They go before what the files say.
         channel: name of the frequency-shift channel of .sxm files, if it is not recognised.
         direction: fast scan direction of .sxm files.
         threshold: atoms with less confidence than this are left out, and those that are rather deeper than asked for;
@@ -164,6 +167,7 @@ def fit(
     amplitude: float = 1.0,
     starts: int = 5,
     flattening: float = 0.0,
+    overwrite: bool = False,
 ) -> None:
     """Fit a molecule of known structure to a measured stack: where it lies, height, stiffness and charge of the tip.
 
@@ -181,24 +185,32 @@ def fit(
         tip: what the tip ends in. The value of a single charge (co-charge, xe) is fitted; with a quadrupole, a factor
             on the molecule's charges.
         charges: of the molecule: MMFF94's, or the file's.
-        size: lengths of the image in x and y, in Angstrom, where the file does not say.
-        heights: tip height of each slice, in Angstrom, larger is farther, where the file does not say.
+        size: lengths of the image in x and y, in Angstrom; needed where the file does not say, and goes before what it
+            says.
+        heights: tip height of each slice, in Angstrom, larger is farther; of a folder in the order of the files' names
+            (2 before 10). They go before what the files say.
         step: distance of the slices in Angstrom, where neither says.
         amplitude: oscillation of the tip, peak to peak, in Angstrom.
         starts: directions from which the molecule is fitted, the most promising of 48.
         flattening: by how much halogens are flatter along their bond than across it; 1: as their radii say.
+        overwrite: replace the fit of another molecule, or to another stack of the same name, which is left alone
+            otherwise.
     """
     from ..files import make_folder, read_scan
-    from ..fitting import FitConfig, write_fit
+    from ..fitting import FitConfig, check_fit, write_fit
     from ..fitting import fit as run
     from ..imaging import named_molecule
 
     scan = read_scan(stack, size=size, heights=heights)
     config = FitConfig(force, tip, charges, step, amplitude, starts, flattening=flattening)
     make_folder(out)  # before the work, not after it
+    whole = os.path.abspath(stack)
+    about = {"stack": whole, "molecule": os.path.abspath(molecule) if os.path.exists(molecule) else molecule}
+    name = Path(whole).stem
+    if not overwrite:
+        check_fit(out, name, about)
     result, lies, image = run(named_molecule(molecule), scan, config, progress=True)
-    name = Path(stack).resolve().stem
-    paths = write_fit(result, lies, scan, image, out, name)
+    paths = write_fit(result, lies, scan, image, out, name, about)
     charge = (
         f"charge {result.tip_charge:+.3f} e"
         if result.tip_charge is not None
@@ -316,7 +328,9 @@ def evaluate(
 ) -> None:
     """Measure a model on simulated stacks of molecules: tables, confusion pictures, evaluation.json.
 
-    Example: afmol evaluate --model base --data molecules/test.npz -o results
+    Example: afmol evaluate --model base --data some.npz -o results
+
+    DATA is a set of molecules as afmol molecules makes it.
 
     The weights of a SOAP predictor are measured on graphs: random points, or molecules of the data (soap_evaluation).
 
@@ -352,7 +366,7 @@ def evaluate(
         print(spectrum_table(figures))
         return
     if data is None:
-        raise ConfigError("Name a packed set of molecules to simulate: --data molecules/test.npz.")
+        raise ConfigError("Name a packed set of molecules to simulate: --data some.npz.")
     evaluation = run(data, model, config)
     write_evaluation(evaluation, out)
     print(evaluation)
@@ -371,7 +385,7 @@ def calibrate(
 ) -> None:
     """Make a model's probabilities what they say: writes FILE.safetensors, a model like any other.
 
-    Example: afmol calibrate runs/some/some.safetensors --data molecules/val.npz -o some.safetensors
+    Example: afmol calibrate measured --data some.npz -o mine.safetensors
 
     Stretches and moves what the network says of atoms, classes and bonds (ten numbers) until it fits what comes true
     in one half of the samples; the table is of the other half, before and after.

@@ -72,7 +72,7 @@ def read_scan(
     Raises:
         ScanError: nothing there, damaged, not one stack, or a size or height that nobody gave.
     """
-    files, source = _scan_files(path)
+    files, source = scan_files(path)
     form = SCANS[files[0].suffix.lower()]
     if direction not in ("average", "forward", "backward"):
         raise ScanError(f"The direction must be average, forward or backward, not {direction!r}.")
@@ -119,7 +119,12 @@ def check_scan_path(path: str | Path) -> Format:
 def is_single_slice(path: str | Path) -> bool:
     """Whether a file holds one image of a stack, by its suffix; a folder, as of NAME.gsf, holds several."""
     suffix = Path(path).suffix.lower()
-    return suffix in FORMATS and FORMATS[suffix].holds == "slice" and not Path(path).is_dir()
+    return suffix in FORMATS and FORMATS[suffix].holds == "slice" and not os.path.isdir(path)
+
+
+def in_order(files: Sequence[str | Path]) -> list[Path]:
+    """The files of slices in the order of their names, 2 before 10: that in which their heights are given."""
+    return sorted(map(Path, files), key=natural)
 
 
 def read_molecule(path: str | Path) -> Molecule:
@@ -148,7 +153,7 @@ def write_molecule(molecule: Molecule, path: str | Path) -> None:
     write_file(path, _format(Path(path), MOLECULES, ConfigError).write(molecule))
 
 
-def _scan_files(path: str | Path | Sequence[str | Path]) -> tuple[list[Path], str]:
+def scan_files(path: str | Path | Sequence[str | Path]) -> tuple[list[Path], str]:
     """The files of one stack, one that holds it all or its slices, and a name for it in messages."""
     single = isinstance(path, str | Path)
     files = [Path(path)] if single else [Path(p) for p in path]
@@ -163,7 +168,7 @@ def _scan_files(path: str | Path | Sequence[str | Path]) -> tuple[list[Path], st
             raise ScanError(f"The folder {path} cannot be read ({error.strerror}).") from error
         if not entries:
             raise ScanError(f"The folder {path} holds no scan; known are {', '.join(SCANS)}.")
-        files = sorted(entries, key=natural)
+        files = in_order(entries)
     elif len(files) > 1:
         source = f"{files[0].name} to {files[-1].name}"
     forms = {file.suffix.lower(): _format(_existing(file, ScanError), SCANS, ScanError) for file in files}

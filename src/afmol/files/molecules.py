@@ -153,6 +153,11 @@ def _charges(column: list[str]) -> Float[np.ndarray, " n"] | None:
     return values if abs(values.sum() - round(values.sum())) <= 0.05 else None
 
 
+def _text(name: str) -> str:
+    """A name that can be written as UTF-8, which those of files need not be."""
+    return name.encode(errors="replace").decode()
+
+
 def xyz(molecule: Molecule) -> bytes:
     """Extended xyz: whoever reads plain xyz finds the element and three coordinates in front."""
     columns: list[tuple[str, list[str]]] = [
@@ -164,7 +169,7 @@ def xyz(molecule: Molecule) -> bytes:
             columns.append((label, [f"{value:.8f}" for value in values]))
     if molecule.class_probabilities is not None:
         columns.append(("class:I:1", [str(c) for c in molecule.classes]))
-    name = " ".join(re.sub(r'["\\]', "", molecule.name).split())
+    name = " ".join(re.sub(r'["\\]', "", _text(molecule.name)).split())
     comment = f"Properties={':'.join(label for label, _ in columns)}" + (f' name="{name}"' if name else "")
     comment += ' pbc="F F F"'
     rows = [" ".join(cells) for cells in zip(*(cells for _, cells in columns), strict=True)]
@@ -198,7 +203,7 @@ def to_rdkit(molecule: Molecule) -> "rdkit.Chem.Mol":
     if len(molecule):
         conformer.SetPositions(np.asarray(molecule.positions, float))
     mol.AddConformer(conformer)
-    mol.SetProp("_Name", molecule.name)
+    mol.SetProp("_Name", _text(molecule.name))
     return mol.GetMol()
 
 
@@ -305,5 +310,5 @@ def _for_molfile(molecule: Molecule) -> "rdkit.Chem.Mol":
     mol = to_rdkit(molecule)
     for atom in mol.GetAtoms():
         atom.SetNoImplicit(False)  # else RDKit writes the valences, which single bonds do not have right
-    mol.SetProp("_Name", " ".join(molecule.name.replace("$", "").split())[:80])
+    mol.SetProp("_Name", " ".join(_text(molecule.name).replace("$", "").split())[:80])
     return mol

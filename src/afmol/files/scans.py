@@ -195,7 +195,7 @@ def _recorded_heights(files: Sequence[Path], slices: Sequence[Slice]) -> Float[n
     unknown = [file for file, s in zip(files, slices, strict=True) if s.height is None]
     if not unknown:
         return np.array([s.height for s in slices], float)
-    if len(unknown) == len({s.rank for s in slices} - {None}):
+    if len(unknown) == len(slices) == len({s.rank for s in slices} - {None}):
         return None
     raise ScanError(
         f"{unknown[0].name} does not say at which tip height it was taken; give one height a slice in A, larger is "

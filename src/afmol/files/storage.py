@@ -4,11 +4,12 @@ import contextlib
 import errno
 import hashlib
 import io
+import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +30,8 @@ DRAFT = re.compile(r"\..+\.([0-9a-f]{4})[0-9a-f]{8}\.tmp")
 """Name of a draft: .NAME.MACHINErandom.tmp."""
 FORGOTTEN = 86400.0
 """Age from which another machine's draft is one that a killed process left, s: none takes so long to write."""
+LONGEST_NAME = 200
+"""Bytes of a name in that of its draft, so that a draft fits wherever its file does."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
 """What a file system answers that knows no locks, or none of this kind of file."""
 
@@ -67,7 +70,10 @@ def write_file(path: str | Path, content: Content) -> None:
 
 def draft_of(path: Path) -> Path:
     """A name beside a file, that no other process takes: to write it there first."""
-    return path.with_name(f".{path.name}.{_machine()}{uuid4().hex[:8]}.tmp")
+    name = path.name
+    while len(os.fsencode(name)) > LONGEST_NAME:
+        name = name[:-1]
+    return path.with_name(f".{name}.{_machine()}{uuid4().hex[:8]}.tmp")
 
 
 @cache
@@ -183,6 +189,30 @@ def make_folder(path: str | Path) -> Path:
     if not os.access(path, os.W_OK):
         raise ConfigError(f"The folder {path} cannot be written.")
     return path
+
+
+def check_results(paths: Sequence[Path], keys: Sequence[str], mine: str, what: str) -> None:
+    """ConfigError if there are files of these paths that are no results of mine, by a value in the first, a JSON.
+
+    Args:
+        paths: of the results.
+        keys: where in it the value stands.
+        mine: what it has to be.
+        what: what it names, for the sentence: a stack.
+    """
+    there = [path for path in paths if os.path.lexists(path)]
+    if not there:
+        return
+    try:
+        of = json.loads(paths[0].read_bytes())
+        for key in keys:
+            of = of[key]
+        of = str(of)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        of = ""
+    if of != mine:
+        which = f"is of another {what}, {of}" if of else "is there and no result of afmol's"
+        raise ConfigError(f"{there[0]} {which}; choose another folder, or --overwrite.")
 
 
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:

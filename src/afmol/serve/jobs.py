@@ -20,16 +20,19 @@ from ..checkpoint import load_image_model
 from ..data.chemistry import graph_from_geometry, with_charges
 from ..elements import BY_SYMBOL, ELEMENTS
 from ..errors import ConfigError, MoleculeError, ScanError
-from ..files import MOLECULES, read_scan, write_molecule
+from ..files import MOLECULES, in_order, read_scan, scan_files, write_molecule
 from ..fitting import Conditions, FitConfig, correlations, fit_conditions, imaged, target
 from ..plots import prediction_picture
 from ..plots.stack import best_slice
 from ..prediction import predict
+from ..resampling import constant, usable
 from ..results import prediction_record
 from ..structures import Molecule, Scan
 
 Say = Callable[[str], None]
 Answer = tuple[dict[str, Any], bytes]
+MOST_LETTERS = 100
+"""Of an uploaded file's name, the last ones are kept."""
 STAND_IN = (20.0, 20.0)
 """A size for the picture of a stack whose size is not known yet, A."""
 
@@ -47,12 +50,15 @@ def opened(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
         return _opened(request["path"], choices)
     with tempfile.TemporaryDirectory(prefix="afmol") as folder:
         paths, start = [], 0
-        for name, length in request["files"]:
-            path = Path(folder) / Path(str(name).replace("\\", "/")).name
+        for k, (name, length) in enumerate(request["files"]):
+            path = (
+                Path(folder) / f"{k}" / (Path(str(name).replace("\\", "/")).name[-MOST_LETTERS:].lstrip(".") or "file")
+            )
+            path.parent.mkdir()  # of its own: files of several folders may have one name
             path.write_bytes(payload[start : start + length])
             paths.append(path)
             start += length
-        return _opened(paths[0] if len(paths) == 1 else paths, choices)
+        return _opened(paths[0] if len(paths) == 1 else in_order(paths), choices)
 
 
 def _opened(path: Any, choices: dict[str, Any]) -> Answer:
@@ -60,7 +66,7 @@ def _opened(path: Any, choices: dict[str, Any]) -> Answer:
     try:
         return _stack(read_scan(path, **choices))
     except ScanError as error:
-        n = len(path) if isinstance(path, list) else sum(1 for _ in Path(path).iterdir()) if Path(path).is_dir() else 0
+        n = len(scan_files(path)[0]) if isinstance(path, list) or Path(path).is_dir() else 0
         stand_in: dict[str, Any] = {"size": STAND_IN, "heights": list(range(n, 0, -1))}
         for lacks in (["size"], ["heights"], ["size", "heights"]):
             if any(choices[name] is not None for name in lacks) or ("heights" in lacks and not n):
@@ -101,9 +107,11 @@ def _model(name: str) -> tuple[Any, str]:
 
 def simulated(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
     """The stack of "molecule" under "conditions", at "pixel", beside the measured one of the payload at that pixel, and
-    the correlation of each slice. "charges" come back, to be sent again while atoms only move.
+    the correlation of each slice. "slices" are those of the stack that hold an image. "charges" come back, to be sent
+    again while atoms only move.
     """
-    scan, config = scan_of(request["scan"], payload), _config(request)
+    whole, config = scan_of(request["scan"], payload), _config(request)
+    scan = usable(whole)
     molecule, uncharged = _charged(request)
     pixel = max(float(request["pixel"]), *scan.pixel)
     image = imaged(molecule, scan, config, _conditions(request), pixel)
@@ -111,7 +119,8 @@ def simulated(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
     alike = correlations(measured.new_tensor(image.data), measured)
     both = np.stack([measured.numpy(), image.data]).astype("<f4")
     charges = None if molecule.charges is None else [round(float(q), 5) for q in molecule.charges]
-    answer = {"shape": list(image.data.shape), "correlations": [round(float(c), 4) for c in alike]}
+    slices = np.flatnonzero(~constant(whole.data)).tolist()
+    answer = {"shape": list(image.data.shape), "slices": slices, "correlations": [round(float(c), 4) for c in alike]}
     return answer | {"charges": charges, "uncharged": uncharged}, both.tobytes()
 
 

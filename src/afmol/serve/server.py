@@ -11,12 +11,15 @@ one beyond the limit. Cancelling a request, or leaving the page, ends its job: t
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import socket
 import webbrowser
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
@@ -24,7 +27,7 @@ from tornado.web import Application, RequestHandler, StaticFileHandler, stream_r
 
 from ..checkpoint import DEFAULT_MODEL, shipped_models
 from ..elements import ELEMENTS
-from ..errors import ConfigError
+from ..errors import ConfigError, ScanError
 from ..files import SCANS, is_single_slice
 from ..simulation import FORCES, TIPS
 from .worker import Worker
@@ -35,6 +38,8 @@ LARGEST = 512 * 2**20
 MOST = 200
 """Stacks of a folder that are listed, at most."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")
+"""All addresses of this machine."""
 NAMES = ("open", "predict", "simulate", "fit", "export")
 """Of the jobs; jobs.py, which has them, takes seconds to import."""
 ABOUT = {
@@ -64,7 +69,7 @@ class Guarded(RequestHandler):
 
     def prepare(self) -> None:
         origin = f"http://{self.request.host}"
-        known = self.request.host in self.settings["hosts"] and self.request.headers.get("Origin", origin) == origin
+        known = self.settings["known"](self.request.host) and self.request.headers.get("Origin", origin) == origin
         if not known or self.request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             self.refuse(403, "This page answers to itself alone.")
 
@@ -188,8 +193,34 @@ def _has_slices(folder: Path) -> bool:
         return False
 
 
-def application(token: str, hosts: Sequence[str], named: Sequence[str], worker: Worker) -> Application:
-    """The server's application; `hosts`: what requests may call it, with the port."""
+def known_host(host: str, port: int) -> Callable[[str], bool]:
+    """Whether a request's Host is meant for a server that listens at `host`: it has this machine's names; or, where
+    that listens at all addresses, it is any address, since DNS rebinding needs a name."""
+    everywhere = host in EVERYWHERE
+    names = (
+        {*LOOPBACK, socket.gethostname().lower()} if everywhere else LOOPBACK if host in LOOPBACK else {host.lower()}
+    )
+
+    def known(said: str) -> bool:
+        try:
+            parts = urlsplit(f"//{said}")
+            name, there = parts.hostname or "", parts.port or 80
+        except ValueError:
+            return False
+        return there == port and (name in names or (everywhere and _is_address(name)))
+
+    return known
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return False
+
+
+def application(token: str, known: Callable[[str], bool], named: Sequence[str], worker: Worker) -> Application:
+    """The server's application; `known`: whether a request's Host is this server."""
     return Application(
         [
             (f"/{token}/stacks", Stacks),
@@ -197,7 +228,7 @@ def application(token: str, hosts: Sequence[str], named: Sequence[str], worker: 
             (f"/{token}/(.*)", Part, {"path": str(PAGE), "default_filename": "index.html"}),
         ],
         default_handler_class=Nothing,
-        hosts=set(hosts),
+        known=known,
         named=list(named),
         lock=asyncio.Lock(),
         worker=worker,
@@ -220,14 +251,14 @@ async def serving(
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"Nothing can be served at {host}, port {port} ({why}); choose another --port.") from error
     port, token, worker = listening.getsockname()[1], secrets.token_urlsafe(24), Worker()
-    names = ["127.0.0.1", "localhost", "[::1]"] if host in LOOPBACK else [host]
+    name = socket.gethostname() if host in EVERYWHERE else host
     server = HTTPServer(
-        application(token, [f"{name}:{port}" for name in names], named, worker),
+        application(token, known_host(host, port), named, worker),
         max_body_size=LARGEST,
         max_buffer_size=2**26,
     )
     server.add_socket(listening)
-    told(f"http://{names[0]}:{port}/{token}/")
+    told(f"http://{f'[{name}]' if ':' in name else name}:{port}/{token}/")
     try:
         await (until or asyncio.Event()).wait()
     finally:
@@ -246,8 +277,13 @@ def serve(named: Sequence[str] = (), port: int = 0, host: str = "127.0.0.1", bro
         browser: open the page there.
 
     Raises:
-        ConfigError: an address that cannot be had.
+        ConfigError: an address that cannot be had. ScanError: a stack that is not there, or a single image of one.
     """
+    for path in named:
+        if not os.path.exists(path):
+            raise ScanError(f"{path} does not exist; check the path.")
+        if is_single_slice(path):
+            raise ScanError(f"{path} is a single image of a stack; name the folder of its slices.")
 
     def told(address: str) -> None:
         print(f"{address}\nCtrl-C ends it.", flush=True)

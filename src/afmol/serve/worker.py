@@ -9,11 +9,12 @@ import contextlib
 import multiprocessing
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ..errors import AfmolError
+from ..errors import AfmolError, out_of_memory
 
 MEMORY = 10 * 2**30
 """Address space of the process, bytes; torch alone takes 4 GiB of it."""
@@ -31,6 +32,7 @@ class Worker:
         self.memory, self.seconds = memory, seconds
         self.process: multiprocessing.process.BaseProcess | None = None
         self.pipe: Connection | None = None
+        self.changing = threading.Lock()
 
     def do(self, job: str, request: dict[str, Any], payload: bytes) -> Iterator[Said]:
         """What the process says of a job, as it comes; the last is "done" or "mistake"."""
@@ -58,19 +60,21 @@ class Worker:
 
     def stop(self) -> None:
         """End the process, and with it the job; nothing happens where there is none."""
-        process, self.process = self.process, None
-        if process is not None:
-            process.kill()
-            process.join()
+        with self.changing:
+            process, self.process = self.process, None
+            if process is not None:
+                process.kill()
+                process.join()
 
     def _started(self) -> tuple[multiprocessing.process.BaseProcess, Connection]:
-        if self.process is None or not self.process.is_alive() or self.pipe is None:
-            context = multiprocessing.get_context("spawn")
-            self.pipe, theirs = context.Pipe()
-            self.process = context.Process(target=_work, args=(theirs, self.memory), daemon=True)
-            self.process.start()
-            theirs.close()
-        return self.process, self.pipe
+        with self.changing:
+            if self.process is None or not self.process.is_alive() or self.pipe is None:
+                context = multiprocessing.get_context("spawn")
+                self.pipe, theirs = context.Pipe()
+                self.process = context.Process(target=_work, args=(theirs, self.memory), daemon=True)
+                self.process.start()
+                theirs.close()
+            return self.process, self.pipe
 
 
 def _work(pipe: Connection, memory: int) -> None:
@@ -88,7 +92,9 @@ def _work(pipe: Connection, memory: int) -> None:
                 pipe.send(("done", answer, content))
             except AfmolError as error:
                 pipe.send(("mistake", str(error)))
-            except MemoryError:
-                pipe.send(("mistake", "There is not memory enough for this; try a smaller stack."))
             except (LookupError, TypeError, ValueError, AttributeError) as error:
                 pipe.send(("mistake", f"The page and afmol do not understand each other ({error!r:.100}); reload it."))
+            except Exception as error:
+                too_much = "There is not memory enough for this; try a smaller stack."
+                ours = f"This is our mistake, please report it ({type(error).__name__}: {error!s:.100})."
+                pipe.send(("mistake", too_much if out_of_memory(error) else ours))

@@ -5,7 +5,7 @@ import { paint, signed, slice } from "./stack.js";
 const CONTRAST = 2.5; // standard deviations
 
 /** `both`: measured, then simulated, each slice of zero mean and unit norm over its pixels. */
-export function strips(element, both, [nx, ny, nz], correlations, heights) {
+export function strips(element, both, [nx, ny, nz], slices, correlations, heights) {
   const half = both.length / 2;
   const parts = [both.subarray(0, half), both.subarray(half)].map((data) => ({ data, shape: [nx, ny, nz] }));
   const figures = [];
@@ -16,7 +16,7 @@ export function strips(element, both, [nx, ny, nz], correlations, heights) {
       if (k === nz - 1) figure.append(Object.assign(document.createElement("span"), { textContent: name, className: "row-name" }));
       const canvas = document.createElement("canvas");
       canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", `slice ${k + 1}, ${name}`);
+      canvas.setAttribute("aria-label", `slice ${slices[k] + 1}, ${name}`);
       paint(canvas, values, nx, ny, [-CONTRAST, CONTRAST], colour);
       figure.append(canvas);
     };
@@ -24,7 +24,7 @@ export function strips(element, both, [nx, ny, nz], correlations, heights) {
     draw(simulated, "simulated");
     draw(measured.map((v, i) => v - simulated[i]), "difference", signed);
     const caption = document.createElement("figcaption");
-    caption.textContent = `${k + 1}: ${heights[k].toFixed(2)} Å, correlation ${correlations[k].toFixed(2)}`;
+    caption.textContent = `${slices[k] + 1}: ${heights[slices[k]].toFixed(2)} Å, correlation ${correlations[k].toFixed(2)}`;
     figure.append(caption);
     figures.push(figure);
   }

@@ -353,7 +353,7 @@ async function simulate() {
       const asked = state.molecule;
       const [answer, bytes] = await job("simulate", { ...setup(), pixel }, state.stack.data);
       if (state.molecule === asked) state.charges ??= answer.charges; // those of an element that was undone meanwhile are not its
-      strips($("strips"), new Float32Array(bytes.buffer), answer.shape, answer.correlations, heights());
+      strips($("strips"), new Float32Array(bytes.buffer), answer.shape, answer.slices, answer.correlations, heights());
       const mean = answer.correlations.reduce((a, b) => a + b, 0) / answer.correlations.length;
       const without = answer.uncharged ? ` Without charges: ${answer.uncharged}` : "";
       $("simulated").textContent = `Measured, simulated, difference; closest slice first. Mean correlation ${mean.toFixed(3)}.${without}`;
