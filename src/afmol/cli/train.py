@@ -35,9 +35,9 @@ def molecules(
 ) -> None:
     """Build a set of molecules for training: FILE.npz, and FILE_dropped.csv with what was left out and why.
 
-    Example: afmol molecules some.smi -o some.npz
+    Example: afmol molecules some.smi -o some.npz --validation 0.2 --test 0.2
 
-    A file to try it with: echo "c1ccccc1O phenol" > some.smi
+    A file to try it with: printf "c1ccncc1\\nc1ccsc1\\nClc1c[nH]cc1\\n" > some.smi
 
     Sources: .smi, .smiles, .txt (SMILES first in each line), .csv, .tsv (a column named smiles), .sdf, .mol, .xyz, also
     compressed (.gz), and packed sets (.npz). Molecules without a geometry get one. Of near-duplicates (tautomers,
@@ -69,7 +69,7 @@ def train(config: Path, arguments: list[str]) -> None:
 
     Example: afmol train configs/pretrain.toml --molecules some.npz --validation some.npz --steps 100 --out runs/try
 
-    some.npz is a set of molecules as afmol molecules makes it.
+    some.npz is a set of molecules: afmol molecules makes one.
 
     A configuration with [points] is of a SOAP predictor, which learns from random points or parts of molecules; one
     with [spoiled] of the network that tells good stacks from spoiled ones.

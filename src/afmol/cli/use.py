@@ -330,7 +330,7 @@ def evaluate(
 
     Example: afmol evaluate --model base --data some.npz -o results
 
-    DATA is a set of molecules as afmol molecules makes it.
+    some.npz is a set of molecules: afmol molecules makes one.
 
     The weights of a SOAP predictor are measured on graphs: random points, or molecules of the data (soap_evaluation).
 

@@ -78,7 +78,7 @@ class FitConfig:
     """As Lightning Fabric names it. auto: bf16-mixed on a GPU and on processors that compute in bfloat16; 32-true on
     others, where bfloat16 was nine times slower."""
     workers: int = 2
-    """Processes that make or read samples, 4 batches ahead; 0: between the steps."""
+    """Processes that make or read samples, 4 batches ahead, at most one a core; 0: between the steps."""
 
     def __post_init__(self) -> None:
         counts = (self.steps, self.devices, self.checkpoint_every, self.validate_every)
@@ -146,8 +146,8 @@ def _fit(
         save_model(best, weights, config.name)
         save_training(checkpoint, model, optimizer.optimizer, average, done, origin, settings)
 
-    means = _Means(source.size * world)
-    batches = means.timed(loader(Batches(source, config.steps, rank, world), start, config.workers))
+    means, workers = _Means(source.size * world), min(config.workers, os.cpu_count() or 1)
+    batches = means.timed(loader(Batches(source, config.steps, rank, world), start, workers))
     bar = tqdm(total=config.steps, initial=start, disable=rank > 0, mininterval=10)
     done = saved = start
     _cut_torn_line(metrics)
