@@ -507,6 +507,43 @@ def test_a_person_mends_a_molecule(browser, stack, downloads, molecule):
         until(lambda: labels()[chlorine].split()[0] == second.split(",")[0])
         one("#undo").click()
 
+        def focus(index):
+            browser.execute_script("document.querySelectorAll('.atom')[arguments[0]].focus()", index)
+
+        def bonds():
+            return len(browser.find_elements(By.CSS_SELECTOR, ".bond"))
+
+        def atom(index):
+            return browser.find_elements(By.CSS_SELECTOR, ".atom")[index]
+
+        other = (chlorine + 1) % len(molecule)
+        focus(other)  # what is clicked is what is meant, whatever had the focus
+        ActionChains(browser).click(atom(chlorine)).send_keys(Keys.DELETE).perform()
+        until(lambda: not any(label.startswith("Cl") for label in labels()))
+        one("#undo").click()
+        until(lambda: elements() == sorted(molecule.symbols))
+        ring = bonds()
+        for begin in ("#connect", None):  # by the button, and by the key, from an atom that has the focus
+            ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+            if begin:
+                one(begin).click()
+                ActionChains(browser).click(atom(chlorine)).perform()
+                ActionChains(browser).click(atom(other)).perform()
+            else:
+                focus(chlorine)
+                ActionChains(browser).send_keys("b").perform()
+                focus(other)
+                ActionChains(browser).send_keys(Keys.ENTER).perform()
+            until(lambda: abs(bonds() - ring) == 1)
+            one("#undo").click()
+            until(lambda: bonds() == ring)
+        focus(chlorine)
+        one("#inspector select").send_keys(Keys.ARROW_DOWN)
+        until(lambda: not any(label.startswith("Cl") for label in labels()))
+        assert browser.execute_script("return document.activeElement.tagName") == "SELECT"
+        one("#undo").click()
+        until(lambda: elements() == sorted(molecule.symbols))
+
         one("[data-format=xyz]").click()
         downloaded("chlorophenol.xyz")
         assert sorted(read_molecule(downloads / "chlorophenol.xyz").symbols) == sorted(molecule.symbols)

@@ -11,7 +11,7 @@ import { paint, range, slice } from "./stack.js";
 const $ = (id) => document.getElementById(id);
 const known = await info();
 const state = { stack: null, molecule: null, past: [], future: [], slice: 0, model: known.model, charges: null, depth: 0.8 };
-let chosen = -1, mode = "", running = null, before = null, stale = false, simulating = false;
+let chosen = -1, mode = "", running = null, before = null, bondFrom = -1, stale = false, simulating = false;
 
 // Work
 
@@ -28,14 +28,17 @@ async function work(name, request, payload) {
   try {
     return await job(name, request, payload, (text) => tell(`${text}…`), mine.signal);
   } catch (error) {
-    tell(error.message, true);
+    if (running === mine) tell(error.message, true);
     return null;
   } finally {
-    if (running === mine) {
-      running = null;
-      $("cancel").hidden = true;
-    }
+    if (running === mine) idle();
+    if (stale) simulate(); // what was edited meanwhile
   }
+}
+
+function idle() {
+  running = null;
+  $("cancel").hidden = true;
 }
 
 const scan = () => ({ ...state.stack, data: undefined });
@@ -48,7 +51,7 @@ async function open(request, payload) {
   if (record.lacks) return ask(stack, request, payload);
   if (state.stack) $("formula").value = ""; // that of the one before
   Object.assign(state, { stack, molecule: null, past: [], future: [], slice: stack.best, charges: null });
-  chosen = -1;
+  forget();
   all();
   tell(`${stack.name} is open.`);
   await predict();
@@ -68,9 +71,15 @@ function restore(text) {
   } catch (error) {
     return tell(error.message, true);
   }
+  running?.abort(); // it is of the stack before
+  idle();
   $("formula").value = "";
-  for (const [id, value] of Object.entries(state.settings ?? {})) if ($(id)) $(id).value = value;
-  chosen = -1;
+  for (const [id, value] of Object.entries(state.settings ?? {})) {
+    if (!$(id) || (id === "tip" && !known.tips[value])) continue;
+    $(id).value = value;
+    if (id === "tip") tipChosen(); // its charge is a setting of its own, after it
+  }
+  forget();
   all();
   simulate();
   tell(`${state.stack.name}: the session is restored.`);
@@ -80,6 +89,7 @@ function ask(stack, request, payload) {
   $("why").textContent = stack.why;
   $("askHeights").hidden = !stack.lacks.includes("heights");
   for (const [k, id] of ["lx", "ly"].entries()) $(id).value = stack.lacks.includes("size") ? "" : stack.size[k].toPrecision(5);
+  for (const id of ["channel", "heights"]) $(id).value = "";
   $("askChannel").hidden = !request.files?.some(([name]) => name.endsWith(".sxm"));
   const k = stack.shape[2] - 1;
   const values = slice(stack, k);
@@ -92,24 +102,24 @@ function ask(stack, request, payload) {
     const given = { ...request };
     given.size = [Number($("lx").value), Number($("ly").value)];
     if (stack.lacks.includes("heights")) given.heights = numbers;
-    if ($("channel").value) given.channel = $("channel").value;
+    if ($("channel").value && !$("askChannel").hidden) given.channel = $("channel").value;
     open(given, payload);
   };
   dialog.showModal();
 }
 
 async function predict() {
-  const start = performance.now();
+  const [start, { stack }] = [performance.now(), state];
   const request = { scan: scan(), model: $("model").value, formula: $("formula").value.trim() || null };
-  const found = await work("predict", request, state.stack.data);
-  if (!found) return;
+  const found = await work("predict", request, stack.data);
+  if (!found || state.stack !== stack) return;
   const [record] = found;
   if (state.molecule) state.past.push(state.molecule);
   const { atoms, bonds, warnings: doubts } = record;
-  const { name: model, depth, formula = null } = record.model;
-  const molecule = { atoms, bonds, warnings: doubts, formula, model: Date.now() };
-  Object.assign(state, { molecule, future: [], charges: null, model, depth });
-  chosen = -1;
+  const { name, depth, formula = null } = record.model;
+  const molecule = { atoms, bonds, warnings: doubts, formula, by: { model: name, depth }, model: Date.now() };
+  Object.assign(state, { molecule, future: [], charges: null });
+  forget();
   all();
   const n = atoms.length;
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
@@ -124,14 +134,21 @@ async function reverse() {
   const nz = stack.shape[2];
   const data = stack.data.map((_, p) => stack.data[p - (p % nz) + (nz - 1 - (p % nz))]);
   Object.assign(state, { stack: { ...stack, data }, molecule: null, past: [], future: [], slice: nz - 1 - state.slice });
-  chosen = -1;
+  forget();
   all();
   await predict();
 }
 
 // Editing
 
+/** No atom is chosen, and nothing is begun. */
+function forget() {
+  chosen = -1;
+  setMode("");
+}
+
 function edit(molecule, sameAtoms = false) {
+  setMode("");
   state.past.push(state.molecule);
   state.future = [];
   state.molecule = molecule;
@@ -142,6 +159,7 @@ function edit(molecule, sameAtoms = false) {
 
 function step(from, to) {
   if (!from.length) return;
+  setMode("");
   to.push(state.molecule);
   state.molecule = from.pop();
   state.charges = null;
@@ -154,22 +172,27 @@ const undo = () => step(state.past, state.future);
 const redo = () => step(state.future, state.past);
 
 function choose(index, clicked) {
-  if (mode === "connect" && clicked && chosen >= 0 && index !== chosen) return connect(index);
+  if (mode === "connect" && clicked && join(index)) return;
   if (index === chosen) return;
   chosen = index;
   atoms();
   inspect();
 }
 
-function connect(index) {
-  const from = chosen;
-  setMode("");
+/** Makes or breaks the bond from the atom that was begun with, if there is one; this one is it otherwise. */
+function join(index) {
+  if (bondFrom < 0 || index === bondFrom) {
+    bondFrom = index;
+    return false;
+  }
   chosen = index;
-  edit(toggled(state.molecule, from, index), true);
+  edit(toggled(state.molecule, bondFrom, index), true);
+  return true;
 }
 
 function setMode(next) {
   mode = mode === next ? "" : next;
+  if (mode === "connect") bondFrom = chosen;
   for (const name of ["add", "connect"]) $(name).setAttribute("aria-pressed", String(mode === name));
   if (mode) tell(mode === "add" ? "Click where the atom is; Esc: not." : "Choose the other atom; Esc: not.");
 }
@@ -182,7 +205,6 @@ function addAt([x, y]) {
   }
   const z = chosen >= 0 ? state.molecule.atoms[chosen].position[2] : 0;
   chosen = state.molecule.atoms.length;
-  setMode("");
   edit(added(state.molecule, [x, y, z], "C", known.elements));
 }
 
@@ -213,12 +235,11 @@ function key(event) {
   } else if (letter === "a" && state.molecule) {
     const from = chosen >= 0 ? state.molecule.atoms[chosen].position : state.stack.size.map((s) => s / 2);
     setMode("add");
-    if (event.target.closest?.("#overlay") || chosen >= 0) addAt([from[0] + 1, from[1]]);
-  } else if (letter === "b" && onAtom) {
-    if (mode !== "connect") bondFrom = chosen, setMode("connect");
-    else if (bondFrom !== chosen) [chosen, bondFrom] = [bondFrom, chosen], connect(bondFrom);
-  } else if (onAtom && KEYS[event.key]) {
-    const far = event.shiftKey ? 0.5 : 0.05;
+    if (event.target.closest?.("#overlay") || chosen >= 0 || !state.molecule.atoms.length) addAt([from[0] + 1, from[1]]);
+  } else if (letter === "b" && onAtom) mode === "connect" ? join(chosen) : setMode("connect");
+  else if (["Enter", " "].includes(event.key) && mode === "connect" && event.target.closest?.("[data-atom]")) join(chosen);
+  else if (onAtom && KEYS[event.key]) {
+    const far = event.shiftKey && event.key.startsWith("Arrow") ? 0.5 : 0.05; // many keyboards have + with Shift
     edit(moved(state.molecule, chosen, KEYS[event.key].map((v) => v * far)), true);
   } else if (onAtom && (event.key === "Delete" || event.key === "Backspace")) removeChosen();
   else if (onAtom && /^[1-5]$/.test(event.key)) {
@@ -228,7 +249,6 @@ function key(event) {
   else return;
   event.preventDefault();
 }
-let bondFrom = -1;
 
 // Drawing
 
@@ -236,7 +256,7 @@ const NOTHING = { atoms: [], bonds: [] };
 const on = {
   choose,
   free: addAt,
-  bond: (i, j) => mode === "connect" && (setMode(""), edit(toggled(state.molecule, i, j), true)),
+  bond: (i, j) => mode === "connect" && edit(toggled(state.molecule, i, j), true),
   drag(index, [dx, dy]) {
     before ??= state.molecule;
     state.molecule = moved(state.molecule, index, [dx, dy, 0]);
@@ -268,7 +288,10 @@ function all() {
   for (const button of document.querySelectorAll("[data-format], #save")) button.disabled = !molecule;
   const wrong = molecule ? [...problems(molecule).values()] : [];
   $("problems").textContent = wrong.length ? `Does not add up: ${wrong.slice(0, 4).join("; ")}${wrong.length > 4 ? "; …" : ""}` : "";
-  if (molecule) show($("space"), molecule, matchMedia("(prefers-color-scheme: dark)").matches);
+  show($("space"), molecule ?? NOTHING, matchMedia("(prefers-color-scheme: dark)").matches);
+  if (molecule?.atoms.length) return;
+  $("strips").replaceChildren();
+  $("simulated").textContent = "";
 }
 
 function image() {
@@ -314,7 +337,10 @@ function inspect() {
     row.insertCell().append(meter);
     row.insertCell().append(percent(probability));
   });
-  select.onchange = () => rename(select.value);
+  select.onchange = () => {
+    rename(select.value);
+    $("inspector").querySelector("select")?.focus(); // the new one, so that keys go on where they were
+  };
   const label = text("label", "element ");
   label.append(select);
   $("inspector").replaceChildren(title, label, table);
@@ -342,31 +368,32 @@ const heights = () => {
 
 /** Simulates the molecule as it is now; while one runs, only the last edit counts. */
 async function simulate() {
-  if (!state.molecule?.atoms.length || running) return;
-  stale = true;
-  if (simulating) return;
+  stale = Boolean(state.molecule?.atoms.length);
+  if (running || simulating) return;
   simulating = true;
-  while (stale) {
+  while (stale && state.molecule?.atoms.length) {
     stale = false;
+    const { stack, molecule: asked } = state;
+    const [pixel, above] = [Math.max(...stack.size) / 64, heights()];
     try {
-      const pixel = Math.max(...state.stack.size) / 64;
-      const asked = state.molecule;
-      const [answer, bytes] = await job("simulate", { ...setup(), pixel }, state.stack.data);
+      const [answer, bytes] = await job("simulate", { ...setup(), pixel }, stack.data);
+      if (state.stack !== stack || !state.molecule?.atoms.length) continue;
       if (state.molecule === asked) state.charges ??= answer.charges; // those of an element that was undone meanwhile are not its
-      strips($("strips"), new Float32Array(bytes.buffer), answer.shape, answer.slices, answer.correlations, heights());
+      strips($("strips"), new Float32Array(bytes.buffer), answer.shape, answer.slices, answer.correlations, above);
       const mean = answer.correlations.reduce((a, b) => a + b, 0) / answer.correlations.length;
       const without = answer.uncharged ? ` Without charges: ${answer.uncharged}` : "";
       $("simulated").textContent = `Measured, simulated, difference; closest slice first. Mean correlation ${mean.toFixed(3)}.${without}`;
     } catch (error) {
-      $("simulated").textContent = error.message;
+      if (state.stack === stack) $("simulated").textContent = error.message;
     }
   }
   simulating = false;
 }
 
 async function fit() {
-  const found = await work("fit", setup(), state.stack.data);
-  if (!found) return;
+  const { stack } = state;
+  const found = await work("fit", setup(), stack.data);
+  if (!found || state.stack !== stack) return;
   const [{ conditions: best, correlations }] = found;
   const mean = correlations.reduce((a, b) => a + b, 0) / correlations.length;
   $("above").value = best.above_topmost.toFixed(2);
@@ -384,7 +411,8 @@ function tipChosen() {
 }
 
 async function take(format) {
-  const { molecule, model, depth } = state;
+  const { molecule } = state;
+  const { model, depth } = molecule.by ?? state; // sessions of before say it once for all
   const request = { format, molecule, scan: scan(), model, depth, formula: molecule.formula ?? null };
   const found = await work("export", request, state.stack.data);
   if (!found) return;

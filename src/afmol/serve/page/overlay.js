@@ -18,7 +18,7 @@ const made = (name, attributes, parent) => {
 };
 
 export const radius = (symbol, elements) => 0.14 + 0.24 * elements.find((e) => e.symbol === symbol).radius;
-const opacity = (probability) => 1 - 0.85 * (1 - probability);
+export const opacity = (probability) => 1 - 0.85 * (1 - probability);
 
 /** Draws a molecule into the overlay. `on`: choose(index), drag(index, [dx, dy]), drop(), free([x, y]), bond(i, j). */
 export function draw(svg, stack, molecule, elements, chosen, wrong, on) {
@@ -60,7 +60,9 @@ export function draw(svg, stack, molecule, elements, chosen, wrong, on) {
     group.addEventListener("focus", () => on.choose(i, false));
     group.addEventListener("pointerdown", (event) => {
       event.preventDefault();
+      document.activeElement?.blur(); // else drawing gives the focus, and with it the choice, back to who had it
       on.choose(i, true);
+      svg.querySelector(`[data-atom="${i}"]`)?.focus({ preventScroll: true });
       let [before, far] = [at(event), false];
       const move = (e) => {
         const now = at(e);

@@ -1,16 +1,24 @@
 // The molecule in 3D, by 3Dmol.js.
 
 import { bonded } from "./molecule.js";
-import { COLOUR } from "./overlay.js";
+import { COLOUR, opacity } from "./overlay.js";
 
 let viewer, seen;
 
+/** A colour, mixed with the background's: 3Dmol has one opacity for all atoms of a style. */
+const mixed = (colour, background, share) =>
+  `#${[1, 3, 5].map((k) => {
+    const [a, b] = [colour, background].map((c) => parseInt(c.slice(k, k + 2), 16));
+    return Math.round(share * a + (1 - share) * b).toString(16).padStart(2, "0");
+  }).join("")}`;
+
 export function show(element, molecule, dark) {
   if (!window.$3Dmol) return;
-  viewer ??= window.$3Dmol.createViewer(element, { backgroundColor: dark ? "#24272b" : "#f3f3f3" });
+  const background = dark ? "#24272b" : "#f3f3f3";
+  viewer ??= window.$3Dmol.createViewer(element, { backgroundColor: background });
   const atoms = molecule.atoms.map((a, i) => ({
     elem: a.element, x: a.position[0], y: a.position[1], z: a.position[2], serial: i, bonds: [], bondOrder: [],
-    properties: {}, opacity: a.confidence,
+    properties: { colour: mixed(COLOUR[a.element], background, opacity(a.confidence)) },
   }));
   for (const { atoms: [i, j] } of bonded(molecule)) {
     atoms[i].bonds.push(j);
@@ -21,9 +29,9 @@ export function show(element, molecule, dark) {
   viewer.removeAllModels();
   const model = viewer.addModel();
   model.addAtoms(atoms);
-  const colour = { prop: "elem", map: COLOUR };
-  model.setStyle({}, { stick: { radius: 0.12, colorscheme: colour }, sphere: { scale: 0.28, colorscheme: colour } });
-  if (seen !== molecule.model) viewer.zoomTo(); // a new prediction; edits leave the view as it is
+  const colorfunc = (atom) => atom.properties.colour;
+  model.setStyle({}, { stick: { radius: 0.12, colorfunc }, sphere: { scale: 0.28, colorfunc } });
+  if (atoms.length && seen !== molecule.model) viewer.zoomTo(); // a new prediction; edits leave the view as it is
   seen = molecule.model;
   viewer.render();
 }
