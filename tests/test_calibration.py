@@ -45,6 +45,17 @@ def test_a_class_that_no_sample_shows_stays_possible():
     assert -10 < found.classes[4] < min(found.classes[:4])
 
 
+def test_few_samples_without_a_wrong_answer_make_nothing_sure():
+    """The likelihood alone has no maximum: the surer, the better."""
+    rng = np.random.default_rng(1)
+    said, classes = np.log(softmax(rng.normal(0, 2, (50, 11)), axis=1)), rng.integers(0, 5, 50)
+    line = np.linspace(-1, 1, 50)
+    for true in (line < 2, line > 2, line > 0):
+        (a, b), *_ = fit(Outcomes(line, true, said, classes, line, true))
+        assert 0.05 < a < 20
+        assert abs(b) < 10
+
+
 def test_nothing_found_is_nothing_to_fit_to():
     nothing = Outcomes(*(np.zeros(0) for _ in range(2)), np.zeros((0, 11)), *(np.zeros(0) for _ in range(3)))
     with pytest.raises(ConfigError, match="finds nothing"):

@@ -97,6 +97,18 @@ def test_the_gradient_is_that_of_finite_differences():
         near([gradient], [differences(of_this, start[k], 1e-5)], 1e-6)
 
 
+def test_tips_of_a_batch_have_their_charges_where_they_have_them():
+    """One at the probe, one beside it: terms of different numbers, and the engines agree."""
+    tips, atoms = [CHARGED[name] for name in ("at the probe", "one", "three")], atoms_of(EXPONENTIAL, MOLECULES)
+    found = []
+    for backend in BACKENDS:
+        free = leaves(*atoms)
+        own = TipParameters(*leaves(*TipParameters.of(tips, free[0])))
+        out = images(free, tips, own, backend)
+        found.append([out.detach(), *torch.autograd.grad(out.sum(), [*free, own.charges, own.charge_offsets])])
+    near(*found, 1e-9)
+
+
 def test_one_charge_is_three_of_which_two_are_none():
     """The kernel that leaves two charges out, against the one that does not."""
     atoms = atoms_of(EXPONENTIAL, MOLECULES, torch.float32)

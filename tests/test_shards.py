@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from afmol.cli import main
 from afmol.data.foreign import read_hdf5_samples, read_tar
+from afmol.data.loader import Stored
 from afmol.data.molecules import load_molecules
 from afmol.data.samples import DataConfig, labels, make_sample
 from afmol.data.shards import (
@@ -38,7 +39,20 @@ from afmol.data.shards import (
 from afmol.errors import ConfigError, MoleculeError, ScanError, ShardError
 from afmol.simulation import Grid, Tip, simulate
 from afmol.structures import Sample, Scan
-from strategies import CORNER, SIZE, few_molecules, flat_ring, members, molecules, row, same, theirs, write, xyz
+from strategies import (
+    CORNER,
+    SIZE,
+    few_molecules,
+    flat_ring,
+    members,
+    molecules,
+    refused,
+    row,
+    same,
+    theirs,
+    write,
+    xyz,
+)
 
 DATA = DataConfig(shard_size=4, windows=((24, 24), (24, 16)), slices=4)
 """Small and quick."""
@@ -240,6 +254,27 @@ def test_a_set_of_another_configuration_is_not_mixed_in(config, folder, tmp_path
     elsewhere.write_bytes(Path(config.molecules).read_bytes())
     more = replace(config, samples=20, molecules=str(elsewhere))
     assert [done for _, done in make(more, mine, workers=0)] == ["kept"] * 4 + ["made"]
+
+
+def test_two_configurations_in_a_folder_are_no_set(config, folder, tmp_path, capsys):
+    """Nor does the second write what the first has not written yet."""
+    mine, other = copied(folder, tmp_path / "set"), replace(config, data=replace(DATA, seed=1))
+    (mine / "train_00000.h5").unlink()
+    with pytest.raises(ShardError, match=r"train_00001\.h5 is a shard of another configuration"):
+        list(make(other, mine, workers=0))
+    assert not (mine / "train_00000.h5").exists()
+    list(make(replace(other, samples=4), tmp_path / "other", workers=0))
+    (tmp_path / "other" / "train_00000.h5").rename(mine / "train_00000.h5")
+    with pytest.raises(ShardError, match="several configurations"):
+        Stored(mine, 4, DATA.pixel, DATA.slices)
+    refused(capsys, ["dataset", "check", mine], "2 configurations")
+
+
+def test_shards_are_in_the_order_of_their_numbers(tmp_path):
+    """The 100,001st has a digit more."""
+    for k in (99_999, 100_000, 2):
+        (tmp_path / f"train_{k:05d}.h5").touch()
+    assert [file.stem for file in shard_files(tmp_path)] == ["train_00002", "train_99999", "train_100000"]
 
 
 def test_a_full_disk_leaves_no_half_shard(config, folder, tmp_path):

@@ -459,6 +459,12 @@ def test_a_molecule_without_atoms_is_refused():
         simulate(nothing, Tip(), grid(molecule()), parallel=False)
 
 
+def test_an_oscillation_that_is_too_small_to_compute_is_refused():
+    """Differences of its forces are those of rounding."""
+    with pytest.raises(ConfigError, match="amplitude"):
+        Tip(amplitude=1e-5)
+
+
 def test_a_tip_that_starts_inside_the_molecule_is_refused():
     what = molecule()
     inside = replace(grid(what), heights=np.array([Tip().bond_length - 1.0]))

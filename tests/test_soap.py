@@ -140,6 +140,21 @@ def test_the_padded_layout_holds_dscribes_blocks():
         np.testing.assert_allclose(block.reshape(flat.shape), flat, rtol=1e-9, atol=1e-9)
 
 
+def test_arrays_of_any_layout_are_described():
+    """Views with negative strides, and the byte order of another machine."""
+    rng = np.random.default_rng(0)
+    p, s = rng.uniform(-2, 2, (5, 3)), np.array([0, 1, 1, 2, 0])
+    vectors = dscribe_vector(p, s)
+    np.testing.assert_allclose(dscribe_vector(p[::-1], s[::-1])[::-1], vectors, atol=1e-12)
+    np.testing.assert_array_equal(dscribe_vector(p.astype(">f8"), s.astype(">i8")), vectors)
+
+
+def test_lengths_that_no_molecule_has_are_refused():
+    for change in ({"sigma": 1e-200}, {"sigma": 1e10}, {"cutoff": 1e200}):
+        with pytest.raises(ConfigError, match=r"SOAP"):
+            SoapConfig(**change)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_neighbours_count_up_to_the_padded_cutoff(backend):
     for beyond in (-1e-6, 1e-6):

@@ -64,9 +64,22 @@ def test_a_xe_tip_takes_the_place_of_the_one_that_is_drawn(molecules):
 
 def test_drawn_stacks_are_those_of_their_seed():
     for drawn in DRAWN.values():
-        one, same, other = (drawn(np.random.default_rng(seed), (40, 32, 10)) for seed in (1, 1, 2))
+        one, same, other = (drawn(np.random.default_rng(seed), (40, 32, 10), 0.25) for seed in (1, 1, 2))
         np.testing.assert_array_equal(one, same)
         assert not np.allclose(one, other)
+
+
+def test_periods_of_lattices_are_lengths():
+    """The same surface, whatever the pixels."""
+    fine, coarse = (DRAWN["lattice"](np.random.default_rng(3), (n, n, 4), 20 / n) for n in (160, 80))
+    np.testing.assert_allclose(fine[::2, ::2] / np.abs(fine).max(), coarse / np.abs(coarse).max(), atol=0.1)
+
+
+def test_two_slices_have_no_order():
+    with pytest.raises(ConfigError, match="at least 3"):
+        CheckTrainConfig(data=replace(DATA, slices=2), model=StackCheckConfig(slices=2))
+    with pytest.raises(ConfigError, match="pixel"):
+        CheckTrainConfig(data=replace(DATA, pixel=0.9), model=StackCheckConfig(pixel=0.9))
 
 
 def test_batches_are_functions_of_their_number(molecules):

@@ -15,12 +15,12 @@ from afmol.config import config_from_toml
 from afmol.data.molecules import load_molecules, pack_molecules
 from afmol.data.samples import DataConfig, make_sample
 from afmol.elements import bonds_by_distance
-from afmol.errors import ConfigError
+from afmol.errors import ConfigError, MoleculeError
 from afmol.metrics import Steps, count_steps, step_summary
 from afmol.structures import Molecule
 from afmol.study import StudyConfig, run_study, study_tasks, write_report
 from afmol.study.report import mean_and_spread
-from afmol.study.run import run_task
+from afmol.study.run import Variant, run_task
 
 RUN = """
 batch_size = 2
@@ -133,6 +133,24 @@ def test_studies_that_cannot_be(folder, tmp_path, capsys, change, words):
     with pytest.raises(SystemExit):
         main(["study", str(folder / "wrong.toml"), "-o", str(tmp_path)])
     assert words in capsys.readouterr().err
+
+
+def test_what_another_starts_from_is_done_before_it(folder, tmp_path, monkeypatch):
+    """However long the chain, and whoever works."""
+    study = config_from_toml(StudyConfig, folder / "study.toml")
+    study = replace(study, variants=(*study.variants, Variant("last", "bonds.toml", after="bonds")))
+    waves = []
+    monkeypatch.setattr("afmol.study.run.results", lambda _, tasks, *__: waves.append([t.name for t in tasks]) or [])
+    list(run_study(study, folder, tmp_path / "out"))
+    assert waves == [["plain", "soap"], ["bonds"], ["last"]]
+
+
+def test_a_set_that_is_not_there_is_told_before_the_training(folder, tmp_path, monkeypatch):
+    study = config_from_toml(StudyConfig, folder / "study.toml")
+    monkeypatch.setattr("afmol.study.run.train", lambda *_: pytest.fail("the work has begun"))
+    for field in ("test", "validation", "molecules"):
+        with pytest.raises(MoleculeError, match=r"nowhere\.npz"):
+            list(run_study(replace(study, **{field: "nowhere.npz"}), folder, tmp_path / "out"))
 
 
 def test_a_run_in_a_process_that_may_have_none_of_its_own(folder, tmp_path, monkeypatch):

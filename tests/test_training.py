@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from afmol.checkpoint import load_model, read_tensors, write_tensors
+from afmol.checkpoint import load_model, read_tensors, save_model, write_tensors
+from afmol.data.loader import Simulated
 from afmol.data.molecules import load_molecules, pack_molecules
 from afmol.data.samples import DataConfig, collate, make_sample
 from afmol.data.shards import SetConfig, make
@@ -139,7 +141,7 @@ def test_a_run_does_not_go_on_with_other_samples(whole_run, molecules, tmp_path)
     pack_molecules([ring(6, 6, 1.39, (1, 1.08)), ring(6, 5, 1.4, (9, 1.35))], other)
     changes = {"batch_size 4, not 2": {"batch_size": 2}, "data.seed 0": {"data": dataclasses.replace(DATA, seed=3)}}
     changes |= {"molecules": {"molecules": other}, "average 0": {"average": 0.9}, "seed 0, not 1": {"seed": 1}}
-    changes |= {"weight_decay 0.02, not 0.03": {"weight_decay": 0.03}, "precision": {"precision": "bf16-true"}}
+    changes |= {"weight_decay 0.02, not 0.03": {"weight_decay": 0.03}, "precision": {"precision": "64-true"}}
     changes |= {"with other weights": {"start": str(whole_run / "tiny.safetensors")}, "warm_up 2": {"warm_up": 3}}
     for words, change in changes.items():
         with pytest.raises(ConfigError, match=words) as error:
@@ -234,10 +236,90 @@ def test_two_runs_do_not_write_one_folder(molecules, tmp_path, monkeypatch):
     train(tiny(molecules, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "checkpoint"}, "beside"),
+        ({"name": ""}, "beside"),
+        ({"steps": 10**20}, "steps"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"clip": 0.0}, "clip"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"warm_up": -1}, "warm_up"),
+    ],
+)
+def test_numbers_that_cannot_be(change, words):
+    with pytest.raises(ConfigError, match=words):
+        FitConfig(**change)
+
+
+@pytest.mark.parametrize("change", [{"deepest": 3.0}, {"depth": -1.0}, {"depth": float("nan")}, {"depth": 1.7}])
+def test_atoms_are_learned_as_far_down_as_they_are_labelled(molecules, tmp_path, change):
+    with pytest.raises(ConfigError, match=r"model\.depth"):
+        tiny(molecules, tmp_path, model=dataclasses.replace(TINY, **change))
+
+
+def test_a_run_does_not_replace_what_it_starts_from(molecules, whole_run, tmp_path):
+    (tmp_path / "tiny.safetensors").write_bytes((whole_run / "tiny.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match="would replace"):
+        train(tiny(molecules, tmp_path, start=str(tmp_path / "tiny.safetensors")))
+
+
+def test_a_run_that_diverges_keeps_its_checkpoint(molecules, tmp_path):
+    with pytest.raises(ConfigError, match=r"diverged in step [1-9].*learning_rate.*nothing"):
+        train(tiny(molecules, tmp_path, learning_rate=1e30, warm_up=0, checkpoint_every=100))
+    assert not (tmp_path / "tiny.safetensors").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_written(tmp_path):
+    model = OnePass(TINY)
+    save_model(model, tmp_path / "w.safetensors", "w")
+    before = (tmp_path / "w.safetensors").read_bytes()
+    for value in (float("nan"), 1e6):  # beyond 16 bits
+        with torch.no_grad():
+            next(model.parameters()).fill_(value)
+        with pytest.raises(WeightsError, match="diverged"):
+            save_model(model, tmp_path / "w.safetensors", "w")
+    assert (tmp_path / "w.safetensors").read_bytes() == before
+
+
+def test_rows_are_those_of_this_run(tmp_path):
+    """What lies behind the checkpoint is done again; of a run that begins anew the rows of before are put aside."""
+    metrics = tmp_path / "metrics.jsonl"
+    lines = [b'{"step": 50, "loss": 2}\n', b'{"step": 100, "loss": 1}\n', b'{"step": 150, "lo']
+    metrics.write_bytes(b"".join(lines))
+    loop._rows_until(metrics, 70)
+    assert metrics.read_bytes() == lines[0]
+    loop._rows_until(metrics, 50)
+    assert metrics.read_bytes() == lines[0]
+    loop._rows_until(metrics, 0)
+    assert metrics.read_bytes() == b""
+    assert (tmp_path / "metrics_before.jsonl").read_bytes() == lines[0]
+
+
+def test_time_of_validation_is_no_time_of_training(molecules, tmp_path, monkeypatch):
+    """Whenever it comes."""
+    monkeypatch.setattr(loop, "LOG_EVERY", 3)
+
+    def slow(_):
+        time.sleep(0.5)
+        return {}
+
+    config = tiny(molecules, tmp_path, steps=6, validate_every=2)
+    source = Simulated(load_molecules(molecules, "train"), DATA, 4)
+    torch.manual_seed(0)
+    fit(OnePass(TINY), source, config, slow)
+    for row in rows(tmp_path):
+        if "samples_per_second" in row:
+            seconds = 3 * 4 / row["samples_per_second"]
+            assert 0 < seconds < 0.5
+
+
 def test_a_torn_line_does_not_spoil_the_next(molecules, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
     train(tiny(molecules, tmp_path))
-    assert [row["step"] for row in rows(tmp_path)] == [1, 6]
+    assert [row["step"] for row in rows(tmp_path)] == [6]
 
 
 def test_an_average_of_the_weights_is_what_is_written(molecules, whole_run, tmp_path):

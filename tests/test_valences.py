@@ -175,6 +175,13 @@ def test_pieces_of_molecules_stay_as_they_are():
     assert len(settled(faint(piece, 0, 0.2))) == len(piece) - 1
 
 
+def test_no_atoms_at_all_are_no_reading():
+    """A ring whose hydrogens are not seen: a part of a molecule, however faint its atoms are."""
+    ring = said(molecule_from_smiles("c1ccccc1")).taken(np.arange(6))
+    for confidence in (0.52, 0.57, 0.9):
+        assert len(settled(replace(ring, confidence=np.full(6, confidence)))) == 6
+
+
 def test_the_order_of_atoms_does_not_matter():
     molecule = said(molecule_from_smiles("O=C1NC(=O)c2ccccc21", seed=1))
     wrong = in_doubt(molecule, 5, 7, 0.6)

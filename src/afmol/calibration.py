@@ -37,6 +37,8 @@ FAINTEST = 0.02
 """Candidates from this confidence on are learned from."""
 LEAST = 1e-12
 """Probabilities are taken as at least this far from 0 and 1, so that their logits are finite."""
+SPREAD = np.array([1.0, 3.0])
+"""Of a line's ln a and b before any sample was seen: without it few samples, all right, would make all sure."""
 SMALL = 1e-4
 """Weight of the squares of `classes`: a class that no sample shows stays possible, and their mean is 0."""
 USUAL = EvaluationConfig(150, ("flat", "all"), ("nominal", "measured"), seed=1)
@@ -143,11 +145,12 @@ def fit(seen: Outcomes) -> Numbers:
 
 
 def _line(logits: Float[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> tuple[float, float]:
-    """a and b of logistic regression, a > 0."""
+    """a and b of logistic regression, a > 0, the likeliest after these samples."""
 
     def loss(line: Float[np.ndarray, " 2"]) -> float:
         x = np.exp(line[0]) * logits + line[1]
-        return float(np.logaddexp(0, np.where(true, -x, x)).mean())
+        before = 0.5 * np.square(line / SPREAD).sum() / len(logits)
+        return float(np.logaddexp(0, np.where(true, -x, x)).mean() + before)
 
     a, b = minimize(loss, [0.0, 0.0], method="Nelder-Mead").x
     return float(np.exp(a)), float(b)

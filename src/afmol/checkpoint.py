@@ -64,11 +64,18 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def save_model(model: nn.Module, path: str | Path, name: str, half: bool = True) -> None:
-    """Weights with their configuration; 16-bit floats by default (batch norm statistics stay 32-bit)."""
+    """Weights with their configuration; 16-bit floats by default (batch norm statistics stay 32-bit).
+
+    Raises:
+        WeightsError: weights that are not finite; the file that is there stays. ConfigError: a file that cannot be
+        written.
+    """
     tensors = {
         k: v.half() if half and v.dtype == torch.float32 and "running" not in k else v
         for k, v in model.state_dict().items()
     }
+    if not all(v.isfinite().all() for v in tensors.values()):
+        raise WeightsError(f"The weights are too large for {path}, or no numbers: training diverged, or is about to.")
     metadata = {"format": FORMAT, "version": str(VERSION), "name": name}
     write_tensors(path, tensors, metadata | {"config": json.dumps(config_to_dict(model.config))})
 

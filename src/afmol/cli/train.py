@@ -190,10 +190,11 @@ def dataset_check(folder: tyro.conf.Positional[Path]) -> None:
     """
     from tqdm import tqdm
 
-    from ..data.shards import read_shard, shard_files
+    from ..data.shards import read_shard, shard_files, shard_origin
     from ..errors import ShardError
 
     files, samples, atoms, bad = shard_files(folder), 0, 0, 0
+    origins: dict[str, set[str]] = {}
     for file in tqdm(files, unit="shard", delay=1, mininterval=1):
         try:
             shard, _ = read_shard(file)
@@ -203,7 +204,11 @@ def dataset_check(folder: tyro.conf.Positional[Path]) -> None:
         else:
             samples += len(shard.images)
             atoms += int((shard.xyz[..., 4] > 0).sum())
+            origins.setdefault(shard.part, set()).add(shard_origin(file))
     print(f"{folder}: {len(files) - bad} whole shards, {samples} samples, {atoms} labelled atoms; {bad} damaged")
+    for part, found in origins.items():
+        if len(found) > 1:
+            raise ShardError(f"The {part} shards of {folder} are of {len(found)} configurations; make them anew.")
     if bad:
         sys.exit(2)
 

@@ -21,7 +21,7 @@ from ..errors import AfmolError, ConfigError, ShardError
 from ..structures import Molecule, Sample
 from .molecules import MoleculeSet
 from .samples import Batch, DataConfig, collate, cropped, make_sample, mirrored, stored_form, turned
-from .shards import Shard, checksum, read_shard, shard_files, shard_length
+from .shards import Shard, checksum, read_shard, shard_files, shard_length, shard_origin
 from .workers import die_with_parent
 
 SHIFT = 8
@@ -69,6 +69,8 @@ class Stored:
         self.files, self.size, self.seed = shard_files(folder, "train"), size, seed
         self.pixel, self.slices = pixel, slices
         self.batches = [shard_length(file) // size for file in self.files]
+        if len({*map(shard_origin, self.files)}) > 1:
+            raise ShardError(f"{folder} holds shards of several configurations; give each a folder of its own.")
         if not sum(self.batches):
             raise ShardError(f"No shard in {folder} holds the {size} samples of a batch.")
         self.origin = {"batch_size": size, "stored": checksum(self.files), "seed": seed}

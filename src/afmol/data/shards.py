@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..errors import AfmolError, ConfigError, ScanError, ShardError
-from ..files import attribute, check_dataset, dataset_array, make_folder, opened_h5, reading, write_file
+from ..files import attribute, check_dataset, dataset_array, in_order, make_folder, opened_h5, reading, write_file
 from ..limits import check_claim
 from ..resampling import resampled
 from ..structures import Molecule, Sample, Scan
@@ -205,12 +205,30 @@ def make(
     load_molecules(config.molecules, config.part)  # a mistake is told before the workers start
     folder = make_folder(folder)
     origin = origin_of(config)
+    for file in in_order(folder.glob(f"{config.part}_*.h5")):  # before one is written: two sets in a folder are none
+        try:
+            same = shard_origin(file) == json.dumps(origin, sort_keys=True)
+        except ShardError:  # damaged: it is made again
+            continue
+        if not same:
+            raise ShardError(f"{file} is a shard of another configuration; choose another folder.")
 
     def task(k: int) -> FileTask:
         path, made_from = (folder / f"{config.part}_{k:05d}.h5").resolve(), origin | {"shard": k}
         return FileTask(path, partial(_made_shard, config, made_from), partial(_is_shard_of, path, made_from))
 
     yield from results(make_file, map(task, range(-(-config.samples // config.data.shard_size))), scheduler, workers)
+
+
+def shard_origin(path: str | Path) -> str:
+    """What a shard says its set was made from, as JSON; empty: it was imported. ShardError as of `shard_length`."""
+    _bytes(path, len(FORMAT))
+    where = f"{path}: "
+    with reading(path, "a shard of samples", ShardError), opened_h5(path, where, ShardError) as file:
+        group = next(file[name] for name in GROUPS.values() if name in file)
+        origin = dict(json.loads(attribute(group, "origin", where, ShardError)))
+    origin.pop("shard", None)
+    return "" if "imported" in origin else json.dumps(origin, sort_keys=True)
 
 
 def _made_shard(config: SetConfig, origin: dict[str, Any]) -> bytes:
@@ -298,7 +316,7 @@ def shard_files(folder: str | Path, part: Part | None = None) -> list[Path]:
     Raises:
         ShardError: none there, or one missing.
     """
-    files = sorted(Path(folder).glob(f"{part or '*'}_*.h5"))
+    files = in_order(Path(folder).glob(f"{part or '*'}_*.h5"))
     if not files:
         what = "no shard" if part is None else f"no {part} shard"
         raise ShardError(f"{folder} holds {what} (.h5) of samples; afmol dataset make writes them.")

@@ -88,7 +88,7 @@ def scene(molecules: MoleculeSet, data: DataConfig, config: SpoiledConfig, i: in
         bad = make_sample(molecules, bare, i, tip=xe_tip(rng)).scan.data
     elif kind in DRAWN:
         window = data.windows[0]
-        bad = add_artefacts(DRAWN[kind](rng, (*window, data.slices)), rng, data)
+        bad = add_artefacts(DRAWN[kind](rng, (*window, data.slices), data.pixel), rng, data)
     else:
         bad = SPOILS[kind](good, rng)
     return [(good, "good"), (bad, kind)]
@@ -113,7 +113,7 @@ def in_no_order(stack: Stack, rng: np.random.Generator) -> Stack:
     return stack[..., place]
 
 
-def nothing(rng: np.random.Generator, shape: tuple[int, int, int]) -> Stack:
+def nothing(rng: np.random.Generator, shape: tuple[int, int, int], pixel: float) -> Stack:
     """Noise of one or two grains, with or without a common pattern, a plane, steps of the surface."""
     nx, ny, n = shape
     stack = np.zeros(shape)
@@ -137,10 +137,9 @@ def nothing(rng: np.random.Generator, shape: tuple[int, int, int]) -> Stack:
     return (stack * np.exp(rng.uniform(-0.1, 0.35) * np.arange(n))).astype(np.float32)
 
 
-def lattice(rng: np.random.Generator, shape: tuple[int, int, int]) -> Stack:
+def lattice(rng: np.random.Generator, shape: tuple[int, int, int], pixel: float) -> Stack:
     """A surface: waves of two or three directions that grow, and grow pointed, from slice to slice."""
     nx, ny, n = shape
-    pixel = 0.25
     x, y = pixel * np.arange(nx)[:, None], pixel * np.arange(ny)[None]
     waves = np.zeros((nx, ny))
     for strength in (1.0, *([rng.uniform(0, 1)] * int(rng.random() < 0.3))):
@@ -164,7 +163,7 @@ SPOILS: dict[str, Callable[[Stack, np.random.Generator], Stack]] = {
     "negated": lambda stack, rng: -stack,
     "order": in_no_order,
 }
-DRAWN: dict[str, Callable[[np.random.Generator, tuple[int, int, int]], Stack]] = {
+DRAWN: dict[str, Callable[[np.random.Generator, tuple[int, int, int], float], Stack]] = {
     "nothing": nothing,
     "lattice": lattice,
 }

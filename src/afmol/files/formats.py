@@ -5,7 +5,7 @@ The layouts stand in CONVENTIONS.md.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -122,8 +122,8 @@ def is_single_slice(path: str | Path) -> bool:
     return suffix in FORMATS and FORMATS[suffix].holds == "slice" and not os.path.isdir(path)
 
 
-def in_order(files: Sequence[str | Path]) -> list[Path]:
-    """The files of slices in the order of their names, 2 before 10: that in which their heights are given."""
+def in_order(files: Iterable[str | Path]) -> list[Path]:
+    """Files in the order of their names, 2 before 10: that in which the heights of slices are given."""
     return sorted(map(Path, files), key=natural)
 
 

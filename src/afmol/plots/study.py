@@ -56,7 +56,7 @@ def part_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], pat
         axes.grid(True, which="both", color="#ececec", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8, colors=INK, which="both")
-        if part == parts[0]:
+        if part == parts[0] and axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7.5, frameon=False, ncols=2)
     heading(figure, title, "thin: training, thick: validation; a line a seed")
     save(figure, path)

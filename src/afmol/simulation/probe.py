@@ -324,7 +324,7 @@ def relaxed_forces_vjp(
 
     def zeros(k: int) -> tuple[np.ndarray, np.ndarray]:
         rows, atoms = scenes[k].atoms.shape
-        return np.zeros((atoms, 3 + rows)), np.zeros(3 + len(scenes[k].tip))
+        return np.zeros((atoms, 3 + rows)), np.zeros(3 + max(len(scene.tip) for scene in scenes))
 
     def work(k: int, columns: slice) -> tuple[int, np.ndarray, np.ndarray]:
         d_atoms, d_tip = zeros(k)

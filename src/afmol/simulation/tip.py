@@ -19,6 +19,8 @@ STANDARD_DISTANCE = LENNARD_JONES.standard_distance
 CARBON = np.array([6])
 EV_PER_SQUARE_ANGSTROM = 16.0217662
 """1 eV/A^2 in N/m."""
+LEAST_AMPLITUDE = 0.01
+"""A: of a smaller one the differences of forces are those of rounding."""
 SPRING_UNITS = (EV_PER_SQUARE_ANGSTROM, EV_PER_SQUARE_ANGSTROM, 1.0)
 """What a tip's stiffness, radial stiffness (N/m) and bond length (A) are divided by to give springs."""
 
@@ -68,6 +70,9 @@ class Tip:
         positive = (self.amplitude, self.stiffness, self.radial_stiffness, self.bond_length, self.cantilever_stiffness)
         if not all(value > 0 for value in positive):
             raise ConfigError("Amplitude, stiffnesses and bond length of a tip must be positive.")
+        if self.amplitude < LEAST_AMPLITUDE:
+            text = f"The amplitude of a tip is in A, peak to peak, {LEAST_AMPLITUDE:g} or more, not {self.amplitude:g}."
+            raise ConfigError(text)
         if self.weights not in ("ppafm", "exact"):
             raise ConfigError(f"The weights of a tip are 'ppafm' or 'exact', not {self.weights!r}.")
 

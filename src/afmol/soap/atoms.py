@@ -44,7 +44,7 @@ def pack(positions: Any, species: Any, molecule: Any, config: SoapConfig) -> Pac
         if species is not None or molecule is not None:
             raise MoleculeError("Species and molecule are given with an array of positions, not with molecules.")
         positions, species, molecule = _from_structures(positions, config)
-    positions = torch.as_tensor(positions)
+    positions = _tensor(positions)
     if positions.dtype not in (torch.float32, torch.float64) or positions.ndim != 2 or positions.shape[1] != 3:
         raise MoleculeError(
             f"Positions must be float32 or float64 of shape (atoms, 3), not {positions.dtype} of shape "
@@ -54,9 +54,9 @@ def pack(positions: Any, species: Any, molecule: Any, config: SoapConfig) -> Pac
         raise MoleculeError("Positions must be finite numbers; leave out atoms whose place is not known.")
     if species is None:
         raise MoleculeError("The species of each atom is missing: a label, or a probability for each species.")
-    probabilities = _probabilities(torch.as_tensor(species), positions, config)
+    probabilities = _probabilities(_tensor(species), positions, config)
     n = len(positions)
-    molecule = np.zeros(n, int) if molecule is None else torch.as_tensor(molecule).cpu().numpy()
+    molecule = np.zeros(n, int) if molecule is None else _tensor(molecule).cpu().numpy()
     if molecule.shape != (n,) or molecule.dtype.kind not in "iu":
         raise MoleculeError(
             f"The molecule of each of {n} atoms must be an integer, shape ({n},), not {molecule.dtype} of shape "
@@ -71,6 +71,13 @@ def pack(positions: Any, species: Any, molecule: Any, config: SoapConfig) -> Pac
     starts = np.flatnonzero(np.diff(molecule, prepend=molecule[:1] - 1))
     sizes = np.diff(starts, append=n)
     return PackedAtoms(positions, probabilities, np.repeat(starts, sizes), np.repeat(sizes, sizes), place)
+
+
+def _tensor(values: Any) -> Tensor:
+    """Arrays of any byte order and strides, tensors as they are."""
+    if isinstance(values, np.ndarray):
+        values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    return torch.as_tensor(values)
 
 
 def _finite(numbers: Float[Tensor, "..."]) -> bool:

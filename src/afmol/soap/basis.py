@@ -29,6 +29,9 @@ DECAY = 1e-3
 MOST_L, MOST_RADIAL = 9, 12
 
 
+NARROWEST, FARTHEST = 1e-3, 1e3
+
+
 @dataclass(frozen=True)
 class SoapConfig:
     """What is expanded, and how far. The defaults are those that the report uses for its molecular graphs.
@@ -55,10 +58,11 @@ class SoapConfig:
             raise ConfigError(f"SOAP works for max_l from 0 to {MOST_L}, not {self.max_l}.")
         if not 1 <= self.n_radial <= MOST_RADIAL:
             raise ConfigError(f"SOAP works for n_radial from 1 to {MOST_RADIAL}, not {self.n_radial}.")
-        if not 1 < self.cutoff < float("inf"):
-            raise ConfigError(f"The cut-off of SOAP must be longer than 1 A; {self.cutoff} A is not.")
-        if not 0 < self.sigma < float("inf"):
-            raise ConfigError(f"The width of SOAP's Gaussians must be positive; sigma = {self.sigma} A is not.")
+        if not 1 < self.cutoff <= FARTHEST:
+            raise ConfigError(f"The cut-off of SOAP must be longer than 1 A, to {FARTHEST:g} A, not {self.cutoff} A.")
+        if not NARROWEST <= self.sigma <= FARTHEST:
+            text = f"SOAP's Gaussians are {NARROWEST:g} to {FARTHEST:g} A wide; sigma = {self.sigma} A is not."
+            raise ConfigError(text)
 
     @property
     def n_pairs(self) -> int:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from ..checkpoint import load_model
 from ..config import config_from_dict, config_from_toml, config_to_dict
 from ..data.molecules import load_molecules
@@ -74,6 +76,8 @@ class StudyConfig:
         wrong = [v.name for k, v in enumerate(self.variants) if v.after and v.after not in names[:k]]
         if wrong:
             raise ConfigError(f"{wrong[0]} starts from a variant that does not stand before it.")
+        if len(set(self.seeds)) < len(self.seeds) or not np.isfinite(self.shift):
+            raise ConfigError("The seeds of a study differ, and its shift is a length.")
         if min(self.steps, self.test_samples, *(v.steps + 1 for v in self.variants)) < 1:
             raise ConfigError("steps and test_samples must be at least 1.")
 
@@ -144,14 +148,18 @@ def run_study(
     """
     make_folder(out)
     tasks = study_tasks(study, folder, out)
-    first = [t for t, v in zip(tasks, _variant_of(study), strict=True) if not v.after]
-    later = [t for t in tasks if t not in first]
-    for wave in (first, later):
+    if not all((task.folder / "result.json").exists() for task in tasks):  # told now, not after hours
+        for file, part in ((study.validation, "validation"), (study.test, "test"), (study.molecules, "train")):
+            if file and not (part == "train" and study.stored):
+                load_molecules(file, part)
+    waves: dict[int, list[Task]] = {}
+    depth: dict[str, int] = {}
+    for variant in study.variants:  # those that it starts from stand before it
+        depth[variant.name] = depth[variant.after] + 1 if variant.after else 0
+    for task in tasks:
+        waves.setdefault(depth[task.name], []).append(task)
+    for _, wave in sorted(waves.items()):
         yield from results(run_task, wave, scheduler, workers)
-
-
-def _variant_of(study: StudyConfig) -> list[Variant]:
-    return [variant for variant in study.variants for _ in study.seeds]
 
 
 def run_task(task: Task) -> tuple[Task, str]:

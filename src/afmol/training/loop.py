@@ -25,7 +25,7 @@ from ..checkpoint import load_training, save_model, save_training, training_sett
 from ..config import config_from_dict, config_to_dict
 from ..data.loader import Batches, Source, loader
 from ..errors import ConfigError, WeightsError
-from ..files import locked
+from ..files import locked, write_file
 from ..optimizer import Muon, parameter_groups
 from ..precision import fast_precision
 
@@ -42,6 +42,8 @@ FREE = (
 `steps`, of which the learning rate of each step is a function. It is the one that people change on purpose."""
 BY_CONTENT = ("molecules", "stored", "start")
 """Fields that name files: what counts is what is in them, wherever they lie."""
+CHECKPOINT = "checkpoint.safetensors"
+MOST_STEPS = 1_000_000_000
 Validate = Callable[[nn.Module], dict[str, float | None]]
 """Losses and figures of a model on samples that it is not trained on, by name."""
 
@@ -74,8 +76,8 @@ class FitConfig:
     validate_every: int = 500
     accelerator: str = "auto"
     devices: int = 1
-    precision: str = "auto"
-    """As Lightning Fabric names it. auto: bf16-mixed on a GPU and on processors that compute in bfloat16; 32-true on
+    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
+    """As Lightning Fabric names them. auto: bf16-mixed on a GPU and on processors that compute in bfloat16; 32-true on
     others, where bfloat16 was nine times slower."""
     workers: int = 2
     """Processes that make or read samples, 4 batches ahead, at most one a core; 0: between the steps."""
@@ -87,8 +89,14 @@ class FitConfig:
             raise ConfigError(text)
         if not 0 <= self.average < 1:
             raise ConfigError("average is the decay of a moving average: 0 to below 1.")
-        if Path(self.name).name != self.name:
-            raise ConfigError(f"The name of a model is part of a file's name: not {self.name!r}.")
+        if not self.name or Path(self.name).name != self.name or f"{self.name}.safetensors" == CHECKPOINT:
+            raise ConfigError(f"The name of a model is that of its file, beside {CHECKPOINT}: not {self.name!r}.")
+        if self.steps > MOST_STEPS:
+            raise ConfigError(f"At most {MOST_STEPS:,} steps can be asked for.")
+        if not all(0 <= value < float("inf") for value in (self.learning_rate, self.weight_decay, self.warm_up)):
+            raise ConfigError("learning_rate, weight_decay and warm_up are numbers from 0 on.")
+        if not self.clip > 0:
+            raise ConfigError("clip is the largest norm of a gradient: above 0.")
 
 
 def fit(model: nn.Module, source: Source, config: FitConfig, validate: Validate | None = None, start: str = "") -> Path:
@@ -121,9 +129,7 @@ def _fit(
 ) -> Path:
     """`fit`, alone in its folder."""
     out = Path(config.out)
-    weights, checkpoint, metrics = (
-        out / n for n in (f"{config.name}.safetensors", "checkpoint.safetensors", "metrics.jsonl")
-    )
+    weights, checkpoint, metrics = (out / n for n in (f"{config.name}.safetensors", CHECKPOINT, "metrics.jsonl"))
     kind, orthogonal = (Muon, True) if config.optimizer == "muon" else (torch.optim.AdamW, False)
     groups = parameter_groups(model, config.weight_decay, orthogonal=orthogonal)
     optimizer = kind(groups, lr=config.learning_rate, betas=(0.9, 0.98))
@@ -150,7 +156,8 @@ def _fit(
     batches = means.timed(loader(Batches(source, config.steps, rank, world), start, workers))
     bar = tqdm(total=config.steps, initial=start, disable=rank > 0, mininterval=10)
     done = saved = start
-    _cut_torn_line(metrics)
+    if rank == 0:
+        _rows_until(metrics, start)
     with metrics.open("a") as log, bar, _stopping() as undisturbed:
         if (
             done == config.steps and rank == 0
@@ -166,7 +173,7 @@ def _fit(
                     losses = wrapped(on_device(batch, fabric.device), generator)
                     optimizer.zero_grad()
                     fabric.backward(torch.stack(list(losses.values())).sum())
-                    fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip)
+                    _clip(fabric, wrapped, optimizer, config.clip, step, checkpoint)
                     optimizer.step()
                     if average is not None:
                         average.update_parameters(model)
@@ -177,8 +184,9 @@ def _fit(
                 last = done == config.steps
                 row = means.row() | {"learning_rate": group["lr"]} if done % LOG_EVERY == 0 or last else {}
                 if validate is not None and (done % config.validate_every == 0 or last) and rank == 0:
+                    asked = time.perf_counter()
                     row |= {f"validation_{k}": v for k, v in validate(best).items()}
-                    means.restart()
+                    means.clock += time.perf_counter() - asked  # no time of training
                 if row and rank == 0:
                     _log(log, {"step": done} | row)
                 if (done % config.checkpoint_every == 0 or last) and rank == 0:
@@ -296,11 +304,34 @@ def _log(log: TextIO, row: dict[str, Any]) -> None:
         raise ConfigError(f"{log.name} cannot be written ({str(error.strerror).lower()}).") from error
 
 
-def _cut_torn_line(metrics: Path) -> None:
-    """Remove a last line without an end, of which a run was stopped: the next row would be written behind it."""
+def _rows_until(metrics: Path, step: int) -> None:
+    """Keep the rows up to the step from which a run goes on; of one that begins anew those of the one before it are
+    kept in a file of their own. Lines that are torn or damaged go too: the next row would be written behind them."""
     content = metrics.read_bytes()
-    if content and not content.endswith(b"\n"):
-        os.truncate(metrics, content.rfind(b"\n") + 1)
+    rows = content.splitlines(keepends=True)
+    kept = b"".join(row for row in rows if _step_of(row) <= step)
+    if kept == content:
+        return
+    if step == 0:
+        os.replace(metrics, metrics.with_name("metrics_before.jsonl"))
+    write_file(metrics, kept)
+
+
+def _step_of(row: bytes) -> float:
+    try:
+        return float(json.loads(row)["step"]) if row.endswith(b"\n") else float("inf")
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return float("inf")
+
+
+def _clip(fabric: "Fabric", model: Any, optimizer: Any, most: float, step: int, checkpoint: Path) -> None:
+    try:
+        fabric.clip_gradients(model, optimizer, max_norm=most)
+    except RuntimeError as error:
+        if "non-finite" not in str(error):
+            raise
+        kept = f"{checkpoint} is kept" if checkpoint.exists() else "nothing was written"
+        raise ConfigError(f"Training diverged in step {step}: try a lower learning_rate ({kept}).") from error
 
 
 def _fabric(config: FitConfig) -> "Fabric":

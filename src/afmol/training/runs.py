@@ -10,19 +10,21 @@
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..checkpoint import fingerprint, load_model
 from ..data.loader import Simulated, Source, Stored
 from ..data.molecules import MoleculeSet, load_molecules
-from ..data.samples import DataConfig, collate, make_sample
+from ..data.samples import LABEL_DEPTH, DataConfig, collate, make_sample
 from ..data.spoiled import SpoiledConfig, SpoiledStacks
 from ..errors import ConfigError
 from ..metrics import compare, summary, total
 from ..model import ImageModel, ModelConfig, OnePassConfig, SoapPredictorConfig, StackCheckConfig, build
+from ..model.one_pass.one_pass import SPARE_DEPTH
 from ..model.soap_predictor import GrowingMolecules, PointsConfig, RandomPoints
 from .loop import FitConfig, Validate, fit, named_losses, on_device
 
@@ -54,6 +56,10 @@ class TrainConfig(FitConfig):
             raise ConfigError("batch_size and validation_samples must be at least 1.")
         if (self.data.pixel, self.data.slices) != (self.model.pixel, self.model.slices):
             raise ConfigError("The data's pixel and slices must be those that the model takes.")
+        reach = max(self.model.depth, getattr(self.model, "deepest", 0.0))
+        if not (self.model.depth > 0 and reach <= LABEL_DEPTH - SPARE_DEPTH + 1e-9):
+            most = f"{LABEL_DEPTH - SPARE_DEPTH:.1f} A, since atoms are labelled down to {LABEL_DEPTH} A"
+            raise ConfigError(f"model.depth and model.deepest are above 0 and at most {most}.")
 
 
 def train(config: TrainConfig) -> Path:
@@ -77,7 +83,9 @@ def train(config: TrainConfig) -> Path:
 class PointsTrainConfig(FitConfig):
     """One training run of a SOAP predictor (report, 4.1.2): a step is one addition of a node to a batch of graphs."""
 
-    precision: str = "32-true"
+    steps: int = 10000
+    """Other than of models that read images, a run that goes on keeps them: its graphs depend on them."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "32-true"
     batch_size: int = 100
     """Graphs that grow together."""
     epoch: int = 250
@@ -132,6 +140,10 @@ class CheckTrainConfig(FitConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.data.slices < 3:
+            raise ConfigError("data.slices must be at least 3: two have no order that can be spoiled.")
+        for most in (-1, 1):
+            replace(self.data, pixel=self.data.pixel * float(np.exp(most * self.spoiled.scale)))  # so stacks are drawn
         if self.batch_size < 2 or (self.data.pixel, self.data.slices) != (self.model.pixel, self.model.slices):
             raise ConfigError("batch_size must be at least 2, the data's pixel and slices those that the model takes.")
 
@@ -154,6 +166,9 @@ def _fitted(config: TrainConfig | CheckTrainConfig, source: Source, validate: Va
     model = build(config.model)
     if not config.start:
         return fit(model, source, config, validate)
+    own = Path(config.out) / f"{config.name}.safetensors"
+    if own.exists() and Path(config.start).exists() and own.samefile(config.start):
+        raise ConfigError(f"{config.start} is what this run would replace; choose another out or name.")
     other = load_model(config.start)[0]
     start = fingerprint(other)  # now: a model of the same configuration is the one that is trained
     return fit(_started(model, other, config.start), source, config, validate, start)
