@@ -37,7 +37,7 @@ FAINTEST = 0.02
 """Candidates from this confidence on are learned from."""
 LEAST = 1e-12
 """Probabilities are taken as at least this far from 0 and 1, so that their logits are finite."""
-SPREAD = np.array([1.0, 3.0])
+SPREAD = np.array([2.0, 10.0])
 """Of a line's ln a and b before any sample was seen: without it few samples, all right, would make all sure."""
 SMALL = 1e-4
 """Weight of the squares of `classes`: a class that no sample shows stays possible, and their mean is 0."""

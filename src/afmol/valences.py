@@ -138,7 +138,8 @@ def _whole(molecule: Molecule, strength: float, formula: Formula | None) -> tupl
         if len(arms) > 1 and all(angle(a, b) < STRAIGHT for a, b in combinations(arms, 2)):
             more = z[i, VALENCE > 4]  # bent: one double bond, but in nitro groups and sulfones
             constrain(-np.inf, 1, [*x[bonds_of[i]], *more], [*[1] * len(arms), *[-1] * len(more)])
-    constrain(min(LEAST_ATOMS, n), np.inf, z[:, :ABSENT], 1)  # no atoms at all have no valence open
+    least = min(LEAST_ATOMS, LEAST_ATOMS if formula is None else formula[formula < ANY].sum())
+    constrain(least, np.inf, z[:, :ABSENT], 1)  # no atoms at all have no valence open
     if formula is not None:
         for c in range(5):
             if (of_class := formula[c == CATEGORIES].sum()) < ANY:
