@@ -24,7 +24,7 @@ from afmol.model import MODELS, AsdConfig, OnePass, OnePassConfig
 from afmol.optimizer import parameter_groups
 from afmol.precision import fast_precision
 from afmol.structures import Molecule
-from afmol.training import FitConfig, TrainConfig, fit, learning_rate, loop, train, validation
+from afmol.training import FitConfig, TrainConfig, fit, learning_rate, loop, resume, train, validation
 from strategies import one_sentence
 
 TINY = OnePassConfig(channels=(8, 12, 16), blocks=1, width=8, rounds=1)
@@ -254,7 +254,9 @@ def test_numbers_that_cannot_be(change, words):
         FitConfig(**change)
 
 
-@pytest.mark.parametrize("change", [{"deepest": 3.0}, {"depth": -1.0}, {"depth": float("nan")}, {"depth": 1.7}])
+@pytest.mark.parametrize(
+    "change", [{"deepest": 3.0}, {"deepest": float("nan")}, {"depth": -1.0}, {"depth": float("nan")}, {"depth": 1.7}]
+)
 def test_atoms_are_learned_as_far_down_as_they_are_labelled(molecules, tmp_path, change):
     with pytest.raises(ConfigError, match=r"model\.depth"):
         tiny(molecules, tmp_path, model=dataclasses.replace(TINY, **change))
@@ -289,13 +291,15 @@ def test_rows_are_those_of_this_run(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     lines = [b'{"step": 50, "loss": 2}\n', b'{"step": 100, "loss": 1}\n', b'{"step": 150, "lo']
     metrics.write_bytes(b"".join(lines))
-    loop._rows_until(metrics, 70)
+    resume.rows_until(metrics, 70)
     assert metrics.read_bytes() == lines[0]
-    loop._rows_until(metrics, 50)
+    resume.rows_until(metrics, 50)
     assert metrics.read_bytes() == lines[0]
-    loop._rows_until(metrics, 0)
+    resume.rows_until(metrics, 0)
     assert metrics.read_bytes() == b""
-    assert (tmp_path / "metrics_before.jsonl").read_bytes() == lines[0]
+    metrics.write_bytes(lines[1])
+    resume.rows_until(metrics, 0)
+    assert (tmp_path / "metrics_before.jsonl").read_bytes() == lines[0] + lines[1]
 
 
 def test_time_of_validation_is_no_time_of_training(molecules, tmp_path, monkeypatch):

@@ -7,10 +7,8 @@ pixels of 0.25 A, as networks see them, into which finer ones are averaged; and 
 of the frequency shift do not matter.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,9 +21,7 @@ from tqdm import tqdm
 
 from .data.chemistry import with_charges
 from .errors import ConfigError, MoleculeError, ScanError
-from .files import check_results, make_folder, write_file, write_molecule
-from .plots.fit import fit_picture
-from .resampling import usable, with_images
+from .resampling import usable
 from .simulation import FORCES, TIPS, Grid, Tip, TipParameters, force_centres, force_stacks, standard_heights
 from .structures import Molecule, Scan
 
@@ -382,32 +378,3 @@ def refined(
     options = {"maxiter": config.steps, "ftol": 1e-7}
     found = minimize(loss, np.array(start) / units, jac=True, method="L-BFGS-B", bounds=scaled, options=options)
     return Pose(*(found.x * units).tolist()), -float(found.fun)
-
-
-def check_fit(out: str | Path, name: str, about: dict[str, str]) -> None:
-    """ConfigError if there are files of these names in OUT that are not the fit of this stack and this molecule."""
-    for what, of in about.items():
-        check_results(_paths(out, name), (what,), of, what)
-
-
-def _paths(out: str | Path, name: str) -> list[Path]:
-    return [Path(out) / f"{name}_fit{suffix}" for suffix in (".json", ".xyz", ".png")]
-
-
-def write_fit(
-    result: Fit, molecule: Molecule, measured: Scan, image: Scan, out: str | Path, name: str, about: dict[str, str]
-) -> list[Path]:
-    """NAME_fit.json, NAME_fit.xyz (the molecule as it lies) and NAME_fit.png (slices side by side) in OUT.
-
-    `about`: which "stack" and which "molecule", for NAME_fit.json.
-
-    Raises:
-        ConfigError: a folder or file that cannot be written.
-    """
-    make_folder(out)
-    paths = _paths(out, name)
-    record = about | {f.name: getattr(result, f.name) for f in fields(result)}
-    write_file(paths[0], f"{json.dumps(record, indent=1)}\n".encode())
-    write_molecule(molecule, paths[1])
-    fit_picture(with_images(measured), image, result.per_slice, molecule, paths[2])
-    return paths

@@ -1,11 +1,11 @@
-"""From a molecule that was found to the files that a person takes home; from files of stacks to those."""
+"""From a molecule that was found, or fitted, to the files that a person takes home; from files of stacks to those."""
 
 import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from jaxtyping import Int
 from .checkpoint import DEFAULT_MODEL, load_image_model
 from .doubts import at_true_size
 from .errors import AfmolError, ConfigError
-from .files import check_results, in_order, is_single_slice, make_folder, read_scan, write_file, write_molecule
+from .files import in_order, is_single_slice, make_folder, read_scan, write_file, write_molecule
 from .files.molecules import sdf
+from .fitting import Fit
 from .hydrogens import with_hydrogens
 from .naming import Namer
 from .plots import prediction_picture
+from .plots.fit import fit_picture
 from .prediction import check_depth, known_formula, predict
+from .resampling import with_images
 from .structures import Molecule, Scan
 
 RESULTS = (".json", ".xyz", ".sdf", ".png")
@@ -172,7 +175,7 @@ def predict_files(
             first, origin = (source[0], _origin(*source)) if isinstance(source, list) else (source, _origin(source))
             try:
                 if not overwrite:
-                    check_results([out / f"{stem}{suffix}" for suffix in RESULTS], ("scan", "source"), origin, "stack")
+                    _check_results([out / f"{stem}{suffix}" for suffix in RESULTS], ("scan", "source"), origin, "stack")
                 scan = read_scan(source, **reading)
                 molecule = predict(scan, network, threshold, depth=depth, formula=formula, progress=progress)
                 true, molecule = at_true_size(scan, molecule)  # what is one molecule depends on it
@@ -213,3 +216,56 @@ def result_names(sources: Sequence[str]) -> list[str]:
 def _origin(first: str, *further: str) -> str:
     """The whole path of a stack, of slices that of the first and the name of the last."""
     return " to ".join([os.path.abspath(first), *(Path(path).name for path in further[-1:])])
+
+
+def _check_results(paths: Sequence[Path], keys: Sequence[str], mine: str, what: str) -> None:
+    """ConfigError if there are files of these paths that are no results of mine, by a value in the first, a JSON.
+
+    Args:
+        paths: of the results.
+        keys: where in it the value stands.
+        mine: what it has to be.
+        what: what it names, for the sentence: a stack.
+    """
+    there = [path for path in paths if os.path.lexists(path)]
+    if not there:
+        return
+    try:
+        of = json.loads(paths[0].read_bytes())
+        for key in keys:
+            of = of[key]
+        of = str(of)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        of = ""
+    if of != mine:
+        which = f"is of another {what}, {of}" if of else "is there and no result of afmol's"
+        raise ConfigError(f"{there[0]} {which}; choose another folder, or --overwrite.")
+
+
+def check_fit(out: str | Path, name: str, about: dict[str, str]) -> None:
+    """ConfigError if there are files of these names in OUT that are not the fit of this stack and this molecule."""
+    for what, of in about.items():
+        _check_results(_fit_paths(out, name), (what,), of, what)
+
+
+def _fit_paths(out: str | Path, name: str) -> list[Path]:
+    return [Path(out) / f"{name}_fit{suffix}" for suffix in (".json", ".xyz", ".png")]
+
+
+def write_fit(
+    result: Fit, molecule: Molecule, measured: Scan, image: Scan, out: str | Path, name: str, about: dict[str, str]
+) -> list[Path]:
+    """NAME_fit.json, NAME_fit.xyz (the molecule as it lies) and NAME_fit.png (slices side by side) in OUT.
+
+    `about`: which "stack" and which "molecule", for NAME_fit.json.
+
+    Raises:
+        ConfigError: a folder or file that cannot be written.
+    """
+    make_folder(out)
+    paths = _fit_paths(out, name)
+    record = about | {f.name: getattr(result, f.name) for f in fields(result)}
+    write_file(paths[0], f"{json.dumps(record, indent=1)}\n".encode())
+    write_molecule(molecule, paths[1])
+    fit_picture(with_images(measured), image, result.per_slice, molecule, paths[2])
+    return paths

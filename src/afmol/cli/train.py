@@ -190,21 +190,21 @@ def dataset_check(folder: tyro.conf.Positional[Path]) -> None:
     """
     from tqdm import tqdm
 
-    from ..data.shards import read_shard, shard_files, shard_origin
+    from ..data.shards import read_shard, set_origin, shard_files
     from ..errors import ShardError
 
     files, samples, atoms, bad = shard_files(folder), 0, 0, 0
     origins: dict[str, set[str]] = {}
     for file in tqdm(files, unit="shard", delay=1, mininterval=1):
         try:
-            shard, _ = read_shard(file)
+            shard, origin = read_shard(file)
         except ShardError as error:
             bad += 1
             tqdm.write(sentence(error), file=sys.stderr)
         else:
             samples += len(shard.images)
             atoms += int((shard.xyz[..., 4] > 0).sum())
-            origins.setdefault(shard.part, set()).add(shard_origin(file))
+            origins.setdefault(shard.part, set()).add(set_origin(origin))
     print(f"{folder}: {len(files) - bad} whole shards, {samples} samples, {atoms} labelled atoms; {bad} damaged")
     for part, found in origins.items():
         if len(found) > 1:

@@ -197,9 +197,10 @@ def fit(
             otherwise.
     """
     from ..files import make_folder, read_scan
-    from ..fitting import FitConfig, check_fit, write_fit
+    from ..fitting import FitConfig
     from ..fitting import fit as run
     from ..imaging import named_molecule
+    from ..results import check_fit, write_fit
 
     scan = read_scan(stack, size=size, heights=heights)
     config = FitConfig(force, tip, charges, step, amplitude, starts, flattening=flattening)

@@ -62,7 +62,8 @@ class Stored:
         seed: of the order and the variations of the later epochs.
 
     Raises:
-        ShardError: no shard, none that fills a batch; a damaged one, or one of other images, when its turn comes.
+        ShardError: no shard, none that fills a batch, shards of two configurations; a damaged one, or one of other
+            images, when its turn comes.
     """
 
     def __init__(self, folder: str | Path, size: int, pixel: float, slices: int, seed: int = 0) -> None:

@@ -205,12 +205,13 @@ def make(
     load_molecules(config.molecules, config.part)  # a mistake is told before the workers start
     folder = make_folder(folder)
     origin = origin_of(config)
+    mine = json.dumps(origin, sort_keys=True)
     for file in in_order(folder.glob(f"{config.part}_*.h5")):  # before one is written: two sets in a folder are none
         try:
-            same = shard_origin(file) == json.dumps(origin, sort_keys=True)
+            other = shard_origin(file) != mine
         except ShardError:  # damaged: it is made again
             continue
-        if not same:
+        if other:
             raise ShardError(f"{file} is a shard of another configuration; choose another folder.")
 
     def task(k: int) -> FileTask:
@@ -221,14 +222,17 @@ def make(
 
 
 def shard_origin(path: str | Path) -> str:
-    """What a shard says its set was made from, as JSON; empty: it was imported. ShardError as of `shard_length`."""
+    """`set_origin` of a file; ShardError as of `shard_length`."""
     _bytes(path, len(FORMAT))
     where = f"{path}: "
     with reading(path, "a shard of samples", ShardError), opened_h5(path, where, ShardError) as file:
         group = next(file[name] for name in GROUPS.values() if name in file)
-        origin = dict(json.loads(attribute(group, "origin", where, ShardError)))
-    origin.pop("shard", None)
-    return "" if "imported" in origin else json.dumps(origin, sort_keys=True)
+        return set_origin(json.loads(attribute(group, "origin", where, ShardError)))
+
+
+def set_origin(origin: dict[str, Any]) -> str:
+    """What the whole set of a shard was made from, as JSON; empty: it was imported."""
+    return "" if "imported" in origin else json.dumps({k: v for k, v in origin.items() if k != "shard"}, sort_keys=True)
 
 
 def _made_shard(config: SetConfig, origin: dict[str, Any]) -> bytes:

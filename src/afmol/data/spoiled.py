@@ -113,7 +113,7 @@ def in_no_order(stack: Stack, rng: np.random.Generator) -> Stack:
     return stack[..., place]
 
 
-def nothing(rng: np.random.Generator, shape: tuple[int, int, int], pixel: float) -> Stack:
+def nothing(rng: np.random.Generator, shape: tuple[int, int, int], _: float) -> Stack:
     """Noise of one or two grains, with or without a common pattern, a plane, steps of the surface."""
     nx, ny, n = shape
     stack = np.zeros(shape)

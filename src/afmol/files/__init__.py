@@ -16,10 +16,10 @@ from .formats import (
 )
 from .molecules import atomic_number
 from .nanonis import Direction
-from .storage import check_results, draft_of, locked, make_folder, npz_bytes, write_arrays, write_file
+from .storage import draft_of, locked, make_folder, npz_bytes, write_arrays, write_file
 
 __all__ = [
-    "MOLECULES", "SCANS", "Direction", "atomic_number", "attribute", "check_dataset", "check_results",
+    "MOLECULES", "SCANS", "Direction", "atomic_number", "attribute", "check_dataset",
     "check_scan_path", "dataset_array", "draft_of", "in_order", "is_single_slice", "locked", "make_folder",
     "npz_arrays", "npz_bytes", "opened_h5", "read_molecule", "read_scan", "reading", "scan_files", "write_arrays",
     "write_file", "write_molecule", "write_scan",

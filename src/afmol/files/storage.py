@@ -4,12 +4,11 @@ import contextlib
 import errno
 import hashlib
 import io
-import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -189,30 +188,6 @@ def make_folder(path: str | Path) -> Path:
     if not os.access(path, os.W_OK):
         raise ConfigError(f"The folder {path} cannot be written.")
     return path
-
-
-def check_results(paths: Sequence[Path], keys: Sequence[str], mine: str, what: str) -> None:
-    """ConfigError if there are files of these paths that are no results of mine, by a value in the first, a JSON.
-
-    Args:
-        paths: of the results.
-        keys: where in it the value stands.
-        mine: what it has to be.
-        what: what it names, for the sentence: a stack.
-    """
-    there = [path for path in paths if os.path.lexists(path)]
-    if not there:
-        return
-    try:
-        of = json.loads(paths[0].read_bytes())
-        for key in keys:
-            of = of[key]
-        of = str(of)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        of = ""
-    if of != mine:
-        which = f"is of another {what}, {of}" if of else "is there and no result of afmol's"
-        raise ConfigError(f"{there[0]} {which}; choose another folder, or --overwrite.")
 
 
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:

@@ -51,9 +51,8 @@ def opened(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
     with tempfile.TemporaryDirectory(prefix="afmol") as folder:
         paths, start = [], 0
         for k, (name, length) in enumerate(request["files"]):
-            path = (
-                Path(folder) / f"{k}" / (Path(str(name).replace("\\", "/")).name[-MOST_LETTERS:].lstrip(".") or "file")
-            )
+            last = Path(str(name).replace("\\", "/")).name[-MOST_LETTERS:].lstrip(".")
+            path = Path(folder) / f"{k}" / (last or "file")
             path.parent.mkdir()  # of its own: files of several folders may have one name
             path.write_bytes(payload[start : start + length])
             paths.append(path)

@@ -21,29 +21,22 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from ..checkpoint import load_training, save_model, save_training, training_settings
-from ..config import config_from_dict, config_to_dict
+from ..checkpoint import load_training, save_model, save_training
 from ..data.loader import Batches, Source, loader
-from ..errors import ConfigError, WeightsError
-from ..files import locked, write_file
+from ..errors import ConfigError
+from ..files import locked
 from ..optimizer import Muon, parameter_groups
 from ..precision import fast_precision
+from .resume import check_settings, rows_until, settings_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 LOG_EVERY = 50
 """Steps over which the losses of a line of metrics.jsonl are averaged."""
-FREE = (
-    *("out", "name", "steps", "workers", "checkpoint_every", "validate_every", "accelerator"),
-    *("validation", "validation_samples"),
-)
-"""Fields that may be others when a run goes on: no step that was done would have been another with them, but for
-`steps`, of which the learning rate of each step is a function. It is the one that people change on purpose."""
-BY_CONTENT = ("molecules", "stored", "start")
-"""Fields that name files: what counts is what is in them, wherever they lie."""
 CHECKPOINT = "checkpoint.safetensors"
 MOST_STEPS = 1_000_000_000
+Precision = Literal["auto", "32-true", "bf16-mixed", "64-true"]
 Validate = Callable[[nn.Module], dict[str, float | None]]
 """Losses and figures of a model on samples that it is not trained on, by name."""
 
@@ -76,7 +69,7 @@ class FitConfig:
     validate_every: int = 500
     accelerator: str = "auto"
     devices: int = 1
-    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
+    precision: Precision = "auto"
     """As Lightning Fabric names them. auto: bf16-mixed on a GPU and on processors that compute in bfloat16; 32-true on
     others, where bfloat16 was nine times slower."""
     workers: int = 2
@@ -138,10 +131,10 @@ def _fit(
     best = model if average is None else average.module
     rank, world = fabric.global_rank, fabric.world_size
     origin = source.origin | {"devices": world}
-    settings = _settings(config) | {"start": begun}
+    settings = settings_of(config) | {"start": begun}
     start = 0
     if checkpoint.exists():
-        _check_settings(checkpoint, settings, type(config))
+        check_settings(checkpoint, settings, type(config))
         # after the move to the device: the optimizer's state goes where its parameters are
         start = load_training(checkpoint, model, optimizer.optimizer, average, origin)
     if start > config.steps:
@@ -157,7 +150,7 @@ def _fit(
     bar = tqdm(total=config.steps, initial=start, disable=rank > 0, mininterval=10)
     done = saved = start
     if rank == 0:
-        _rows_until(metrics, start)
+        rows_until(metrics, start)
     with metrics.open("a") as log, bar, _stopping() as undisturbed:
         if (
             done == config.steps and rank == 0
@@ -233,48 +226,6 @@ def _stopping() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]
             signal.signal(number, handler)
 
 
-def _settings(config: FitConfig) -> dict[str, Any]:
-    """What decides the steps of a run, as its checkpoint holds it; files by their content, which `origin` and `start`
-    say."""
-    return {k: v for k, v in config_to_dict(config).items() if k not in (*FREE, *BY_CONTENT)}
-
-
-def _check_settings(checkpoint: Path, settings: dict[str, Any], kind: type[FitConfig]) -> None:
-    """ConfigError if a checkpoint is of a run of other settings; one of before they were stored passes.
-
-    Fields that its settings lack are newer: they have their defaults.
-    """
-    stored = training_settings(checkpoint)
-    if stored is None:
-        return
-    begun = stored.pop("start", "")
-    try:
-        before = _settings(config_from_dict(kind, stored)) | {"start": begun}
-    except ConfigError as error:
-        text = f"{checkpoint} is of another version of afmol; finish that run with it, or train in another folder."
-        raise WeightsError(text) from error
-    place, old, new = next(_differences(before, settings, ""), ("", None, None))
-    if place == "start":
-        raise ConfigError(f"{checkpoint} is of a run that began with other weights (start); {GO_ON}.")
-    if place:
-        raise ConfigError(f"{checkpoint} is of a run with {place} {old!r:.60}, not {new!r:.60}; {GO_ON}.")
-
-
-GO_ON = "go on with the same, or in another folder"
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], above: str) -> Iterator[tuple[str, Any, Any]]:
-    """Field, value before and value now of what is not the same."""
-    for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict) and old.get("kind") == new.get("kind"):
-            yield from _differences(old, new, f"{above}{name}.")
-        elif isinstance(old, dict) and isinstance(new, dict):
-            yield f"{above}{name}.kind", old.get("kind"), new.get("kind")
-        elif old != new:
-            yield above + name, old, new
-
-
 def learning_rate(step: int, config: FitConfig) -> float:
     """Linear warm-up, then cosine to zero at the last step."""
     if step < config.warm_up:
@@ -302,26 +253,6 @@ def _log(log: TextIO, row: dict[str, Any]) -> None:
         log.flush()
     except OSError as error:
         raise ConfigError(f"{log.name} cannot be written ({str(error.strerror).lower()}).") from error
-
-
-def _rows_until(metrics: Path, step: int) -> None:
-    """Keep the rows up to the step from which a run goes on; of one that begins anew those of the one before it are
-    kept in a file of their own. Lines that are torn or damaged go too: the next row would be written behind them."""
-    content = metrics.read_bytes()
-    rows = content.splitlines(keepends=True)
-    kept = b"".join(row for row in rows if _step_of(row) <= step)
-    if kept == content:
-        return
-    if step == 0:
-        os.replace(metrics, metrics.with_name("metrics_before.jsonl"))
-    write_file(metrics, kept)
-
-
-def _step_of(row: bytes) -> float:
-    try:
-        return float(json.loads(row)["step"]) if row.endswith(b"\n") else float("inf")
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return float("inf")
 
 
 def _clip(fabric: "Fabric", model: Any, optimizer: Any, most: float, step: int, checkpoint: Path) -> None:

@@ -9,10 +9,10 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import exp
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -26,7 +26,7 @@ from ..metrics import compare, summary, total
 from ..model import ImageModel, ModelConfig, OnePassConfig, SoapPredictorConfig, StackCheckConfig, build
 from ..model.one_pass.one_pass import SPARE_DEPTH
 from ..model.soap_predictor import GrowingMolecules, PointsConfig, RandomPoints
-from .loop import FitConfig, Validate, fit, named_losses, on_device
+from .loop import FitConfig, Precision, Validate, fit, named_losses, on_device
 
 FIGURES = ("precision", "recall", "class_accuracy", "bond_f1", "xy_error", "z_error", "exact_graph_rate")
 """Of `metrics.summary`, on the validation samples."""
@@ -56,10 +56,10 @@ class TrainConfig(FitConfig):
             raise ConfigError("batch_size and validation_samples must be at least 1.")
         if (self.data.pixel, self.data.slices) != (self.model.pixel, self.model.slices):
             raise ConfigError("The data's pixel and slices must be those that the model takes.")
-        reach = max(self.model.depth, getattr(self.model, "deepest", 0.0))
-        if not (self.model.depth > 0 and reach <= LABEL_DEPTH - SPARE_DEPTH + 1e-9):
-            most = f"{LABEL_DEPTH - SPARE_DEPTH:.1f} A, since atoms are labelled down to {LABEL_DEPTH} A"
-            raise ConfigError(f"model.depth and model.deepest are above 0 and at most {most}.")
+        most, deepest = round(LABEL_DEPTH - SPARE_DEPTH, 3), getattr(self.model, "deepest", 0.0)
+        if not (0 < self.model.depth <= most and 0 <= deepest <= most):
+            why = f"since atoms are labelled down to {LABEL_DEPTH} A"
+            raise ConfigError(f"model.depth is above 0 and, as model.deepest, at most {most} A, {why}.")
 
 
 def train(config: TrainConfig) -> Path:
@@ -85,7 +85,7 @@ class PointsTrainConfig(FitConfig):
 
     steps: int = 10000
     """Other than of models that read images, a run that goes on keeps them: its graphs depend on them."""
-    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "32-true"
+    precision: Precision = "32-true"
     batch_size: int = 100
     """Graphs that grow together."""
     epoch: int = 250
@@ -143,7 +143,7 @@ class CheckTrainConfig(FitConfig):
         if self.data.slices < 3:
             raise ConfigError("data.slices must be at least 3: two have no order that can be spoiled.")
         for most in (-1, 1):
-            replace(self.data, pixel=self.data.pixel * float(np.exp(most * self.spoiled.scale)))  # so stacks are drawn
+            replace(self.data, pixel=self.data.pixel * exp(most * self.spoiled.scale))  # so stacks are drawn
         if self.batch_size < 2 or (self.data.pixel, self.data.slices) != (self.model.pixel, self.model.slices):
             raise ConfigError("batch_size must be at least 2, the data's pixel and slices those that the model takes.")
 
