@@ -560,6 +560,30 @@ def test_a_person_mends_a_molecule(browser, stack, downloads, molecule):
         assert "restored" in one("#status").text
         assert one("#undo").is_enabled() == bool(session["past"])
 
+        # a session that is opened while another stack is read is not overwritten by what is found there
+        chosen = {**session["molecule"], "atoms": session["molecule"]["atoms"][:3], "bonds": []}
+        session |= {"molecule": chosen, "charges": None, "stack": {**session["stack"], "name": "another.npz"}}
+        (downloads / "another.afmol.json").write_text(json.dumps(session))
+        one("#files").send_keys(str(stack))
+        one("#files").send_keys(str(downloads / "another.afmol.json"))
+        until(lambda: one("#about").text.startswith("another.npz"))
+        until(lambda: "restored" in one("#status").text and correlation() is not None)
+        time.sleep(1.0)  # longer than a prediction takes
+        assert one("#about").text.startswith("another.npz")
+        assert len(labels()) == 3
+        assert "restored" in one("#status").text
+
+        # nothing of a molecule is left beside a stack in which there is none
+        noise = np.random.default_rng(0).standard_normal((64, 64, 10)).astype(np.float32)
+        write_scan(Scan(noise, (16.0, 16.0)), downloads / "noise.npz")
+        one("#files").send_keys(str(downloads / "noise.npz"))
+        until(lambda: one("#status").text.startswith("No atom was found."))
+        assert "Warning:" in one("#status").text
+        assert labels() == []
+        assert browser.find_elements(By.CSS_SELECTOR, "#strips *") == []
+        assert one("#simulated").text == ""
+        assert not one("#fit").is_enabled()
+
         for entry in browser.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":

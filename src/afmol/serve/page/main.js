@@ -436,7 +436,10 @@ for (const name of Object.keys(known.tips)) $("tip").append(new Option(name, nam
 for (const name of Object.keys(known.forces)) $("force").append(new Option(name, name, false, name === "exponential"));
 tipChosen();
 $("above").value = known.forces[$("force").value];
-$("files").onchange = (e) => openFiles(e.target.files);
+$("files").onchange = (e) => {
+  openFiles(e.target.files);
+  e.target.value = ""; // so that the same file can be opened again
+};
 $("stacks").onchange = (e) => e.target.value && open({ path: e.target.value });
 $("predict").onclick = predict;
 $("formula").onchange = () => state.stack && predict();
