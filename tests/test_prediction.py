@@ -1,6 +1,7 @@
 """Any stack in, the molecule in the stack's own frame out."""
 
 import json
+import os
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from afmol import molecule_from_smiles
+from afmol.checkpoint import save_model
 from afmol.data.bending import lay_down
 from afmol.data.chemistry import graph_from_geometry
 from afmol.doubts import at_true_size
@@ -438,6 +440,65 @@ def test_hydrogens_that_are_added_do_not_change_the_size(tmp_path, weights, monk
     record = json.loads((tmp_path / "a.json").read_text())
     assert record["scan"]["size"] == [20.0, 20.0]
     np.testing.assert_allclose([atom["position"] for atom in record["atoms"]][:n], p, atol=1e-3)
+
+
+def test_what_the_image_may_have_cut_gets_no_hydrogens(tmp_path, weights, monkeypatch):
+    """Benzene's carbons in the middle get six; with two of them at the rim none, and a warning."""
+    whole = lay_down(molecule_from_smiles("c1ccccc1"), np.random.default_rng(0), tilt=0.0)
+    carbons = whole.taken(np.flatnonzero(whole.numbers == 6))
+    write_scan(blob((20.0, 20.0), (32, 32), (4, 4)), tmp_path / "a.npz")
+    for x, hydrogens, warned in ((10.0, 6, False), (1.0 - carbons.positions[:, 0].min(), 0, True)):
+        seen = replace(
+            carbons,
+            positions=carbons.positions * [1, 1, 0] + [x, 10, 0],
+            class_probabilities=np.eye(5)[carbons.classes],
+            confidence=np.ones(6),
+        )
+        monkeypatch.setattr("afmol.results.predict", lambda *asked, found=seen, **how: found)
+        ((_, found),) = predict_files([str(tmp_path / "a.npz")], tmp_path, str(weights), hydrogens=True)
+        assert isinstance(found, Molecule)
+        assert len(found) == 6 + hydrogens
+        assert any("rim of the image" in warning for warning in found.warnings) == warned
+
+
+def test_hydrogen_bonded_molecules_are_two(tmp_path, weights, monkeypatch):
+    """Formic acid's dimer, its hydrogens 1.7 A from the oxygen of the other."""
+    one = lay_down(molecule_from_smiles("OC=O"), np.random.default_rng(0), tilt=0.0)
+    hydrogen = next(int(j) for i, j in one.bonds if one.numbers[i] == 8 and one.numbers[j] == 1)
+    acceptor = next(i for i in np.flatnonzero(one.numbers == 8) if not (one.bonds == [i, hydrogen]).all(1).any())
+    middle = (one.positions[hydrogen] + one.positions[acceptor]) / 2
+    out = middle - one.positions[one.numbers == 6][0]
+    positions = np.vstack([one.positions, 2 * middle - one.positions]) * [1, 1, 0]
+    across = out / np.linalg.norm(out)
+    between = np.linalg.norm(positions[hydrogen] - positions[len(one) + acceptor])
+    step = 1.7 - between if between < 1.7 else 0.0
+    positions[len(one) :] += step * across * [1, 1, 0]
+    two = Molecule(
+        np.add(positions, [10, 10, 0]),
+        np.tile(one.numbers, 2),
+        np.vstack([one.bonds, one.bonds + len(one)]),
+        class_probabilities=np.eye(5)[np.tile(one.classes, 2)],
+        confidence=np.ones(2 * len(one)),
+    )
+    assert np.linalg.norm(two.positions[hydrogen] - two.positions[len(one) + acceptor]) < 2
+    monkeypatch.setattr("afmol.results.predict", lambda *asked, **how: two)
+    write_scan(blob((20.0, 20.0), (32, 32), (4, 4)), tmp_path / "a.npz")
+    ((_, found),) = predict_files([str(tmp_path / "a.npz")], tmp_path, str(weights))
+    assert isinstance(found, Molecule)
+    assert found.smiles == ("O=CO", "O=CO")
+
+
+def test_weights_that_were_written_anew_are_read_anew(tmp_path, weights):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(weights.read_bytes())
+    scan = blob((10.0, 10.0), (80, 80), (5, 5))
+    assert len(predict(scan, path, depth=0.8)) == 0
+    os.utime(path, (1, 1))
+    save_model(OnePass(replace(CONFIG, depth=0.5)), path, "shallow")
+    with pytest.raises(ConfigError, match=r"down to 0\.5 A"):
+        predict(scan, path, depth=0.8)
+    with pytest.raises(ConfigError, match="threshold"):
+        predict(scan, path, 50.0)
 
 
 def test_naming_takes_one_thread_whatever_the_machine_has(monkeypatch):

@@ -1,5 +1,8 @@
 """Any stack, as a network takes it, and places in it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -33,6 +36,18 @@ def test_positions_come_back_in_the_scans_frame(size, pixels_per_angstrom):
 def test_any_number_of_slices(nz):
     scan = blob((12.0, 10.0), (60, 50), (6, 5), nz)
     assert resampled(scan, PIXEL, SLICES, STEP)[0].shape == (48, 40, SLICES)
+
+
+def test_whole_numbers_and_lists_will_do():
+    """In a process of its own, in which types are not checked, as a user has it."""
+    script = (
+        "import numpy as np; from afmol import Scan; from afmol.simulation import Grid\n"
+        "scan = Scan(np.zeros((4, 4, 3), np.uint8), (4.0, 4.0), [0.2, 0.1, 0.0])\n"
+        "grid = Grid((0.0, 0.0), (4.0, 4.0), (8, 8), [5, 4])\n"
+        "print(scan.data.dtype, scan.heights.dtype, grid.heights.dtype)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["float32", "float64", "float64"]
 
 
 def test_known_heights_are_resampled_from_the_closest_slice():

@@ -114,6 +114,27 @@ def test_what_tiles_show_is_put_together(error):
     assert {(int(i), int(j)): p for (i, j), p in zip(result.bonds, result.bond_probabilities, strict=True)} == expected
 
 
+def test_atoms_of_two_tiles_have_one_zero():
+    """A sheet with a step, of which each tile has its own topmost atom; and a piece that shares no atom with it."""
+    image = scan(500, 30, (250.0, 30.0))
+    tiles = tiled(image)
+    x = np.concatenate([np.arange(60.0, 110.0, 1.4), np.arange(190.0, 240.0, 1.4)])
+    z = np.where(x < 100, -0.5, np.where(x < 150, -0.2, -0.7))
+    found = []
+    for tile in tiles:
+        low, high = tile.start[0] * tile.pixel[0], tile.stop[0] * tile.pixel[0]
+        mine = (x > low) & (x < high)
+        n = int(mine.sum())
+        positions = np.column_stack([x[mine] - low, np.full(n, 15.0), z[mine] - z[mine].max(initial=-9)])
+        none = np.zeros((0, 2), int)
+        found.append(Molecule(positions, np.full(n, 6), none, None, np.full((n, 5), 0.2), np.ones(n), np.zeros(0)))
+    assert [float(m.positions[:, 2].min()) for m in found] == pytest.approx([0.0, -0.3, 0.0])
+    result = merged(tiles, found)
+    order = result.positions[:, 0].argsort()
+    assert len(order) == len(x)
+    np.testing.assert_allclose(result.positions[order, 2], np.where(x < 100, -0.3, 0.0), atol=1e-9)
+
+
 def test_atoms_of_one_tile_are_never_taken_for_one():
     image = scan(300, 30, (300.0, 30.0))
     tiles = tiled(image)

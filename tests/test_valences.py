@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
+from scipy.special import expit
 
 from afmol.data.chemistry import molecule_from_smiles
 from afmol.elements import CATEGORIES, ELEMENTS, NUMBERS, element_index
@@ -160,6 +161,27 @@ def test_a_faint_hydrogen_comes_in_where_it_is_needed(confidence):
     assert (settled(faint(extra, h, confidence)).numbers != 1).sum() == 6
     assert len(settled(faint(extra, h, confidence))) == 11
     assert len(settled(faint(extra, h, 0.7))) == 11, "nor where it is likelier than not"
+
+
+def test_the_answer_is_the_likeliest_class_though_three_were_likely():
+    """Pyridine's N as C .5, O .4, N .1: only N makes a molecule; it is the surest then, the others share the rest."""
+    molecule = said(molecule_from_smiles("c1ccncc1", seed=1))
+    i = int(np.flatnonzero(molecule.numbers == 7)[0])
+    elements, classes, numbers = (
+        getattr(molecule, name).copy() for name in ("element_probabilities", "class_probabilities", "numbers")
+    )
+    elements[i] = 0.0
+    elements[i, element_index(np.array([6, 8, 7]))] = classes[i, [1, 3, 2]] = 0.5, 0.4, 0.1
+    classes[i, [0, 4]] = 0.0
+    numbers[i] = 6
+    values = {"numbers": numbers, "element_probabilities": elements, "class_probabilities": classes}
+    found = settled(replace(molecule, **values))
+    fits_together(found)
+    assert found.numbers[i] == 7
+    c = found.class_probabilities[i]
+    assert c[2] == pytest.approx(expit(STRENGTH - np.log(5)))
+    assert c[1] / c[3] == pytest.approx(0.5 / 0.4)
+    assert next(iter(found.readings()))[0] == {}
 
 
 def test_pieces_of_molecules_stay_as_they_are():

@@ -10,7 +10,8 @@
 Ten numbers, by maximum likelihood on simulated samples of validation molecules (Platt, Advances in Large Margin
 Classifiers (1999) 61; Guo et al., ICML 2017; M. Saerens et al., Neural Computation 14 (2002) 21, for t). All comes
 out of linear layers, and the mean over views of what is linear is linear, so the numbers go into the weights: a
-calibrated model is a model like any other.
+calibrated model is a model like any other. A network that is told its own elements back (`model.feedback`) hears the
+calibrated ones then, for which the numbers were not fitted; the figures after are of the network as it is.
 """
 
 import copy
@@ -88,6 +89,8 @@ def calibrate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCo
     network, name = load_model(model)
     if not isinstance(network, OnePass):
         raise ConfigError(f"{model} is not a one-pass model; afmol calibrates no other.")
+    if (config.device, config.depth, config.told) != ("cpu", None, "nothing"):
+        raise ConfigError("A model is calibrated on the processor, at its usual depth, told nothing.")
     molecules = load_molecules(data, "validation")
     kinds = [
         [*evaluation_samples(molecules, shapes, conditions, config)]

@@ -88,6 +88,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.molecules < 1:
             raise ConfigError("Evaluate at least one molecule.")
+        if not ({*self.shapes} <= {*get_args(Shapes)} and {*self.conditions} <= {*get_args(ForceParameters)}):
+            shapes, conditions = (", ".join(get_args(kinds)) for kinds in (Shapes, ForceParameters))
+            raise ConfigError(f"Shapes are {shapes}, conditions {conditions}.")
         if not 0 <= self.noise < np.inf or self.seed < 0:
             raise ConfigError("The noise and the seed must not be negative.")
 

@@ -48,6 +48,8 @@ class ImagingConfig:
             raise ConfigError(f"--{wrong or 'noise'} must be positive.")
         if self.seed < 0:
             raise ConfigError("--seed must not be negative.")
+        if self.tip not in TIPS or self.force not in FORCES:
+            raise ConfigError(f"--tip is one of {', '.join(TIPS)}, --force of {', '.join(FORCES)}.")
 
 
 def is_file(molecule: str) -> bool:

@@ -1,6 +1,7 @@
 """From a scan to a molecule."""
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -67,7 +68,8 @@ def predict(
     scan is read again until what is read agrees with the size (scale.py), and where the network is unsure of its atoms,
     at other sizes; atoms stay in the frame of the size that was stated. What speaks against the stack or its size is in
     `warnings` (doubts.py); if it is the images, confidences are halved. A scan longer than `tiling.LONGEST` is read in
-    overlapping tiles, so that memory stays bounded; z = 0 is then the topmost atom of each tile.
+    overlapping tiles, so that memory stays bounded; z = 0 is then the topmost atom of the tiles that have atoms in
+    common.
 
     Args:
         scan: any width and height up to `WIDEST`, pixel size and number of slices from 3 up.
@@ -80,11 +82,12 @@ def predict(
         progress: show a bar over the tiles, if there are several.
 
     Raises:
-        ScanError: too few slices, a constant slice, an image too small or too large, an impossible pixel size.
-        WeightsError: weights that cannot be loaded. ConfigError: a depth that the model has not learned, a formula that
-        is none or that the model cannot use.
+        ScanError: fewer than three slices that show anything, an image too small or too large, an impossible pixel
+        size. WeightsError: weights that cannot be loaded. ConfigError: a threshold that is no probability, a depth that
+        the model has not learned, a formula that is none or that the model cannot use.
     """
-    network = _loaded(str(model))[0] if isinstance(model, str | Path) else model
+    check_threshold(threshold)
+    network = _loaded(str(model)) if isinstance(model, str | Path) else model
     check_depth(network, depth)
     known = known_formula(formula, network, threshold)
     stated, scan = scan, usable(scan, WIDEST)
@@ -164,6 +167,12 @@ def _stretched(molecule: Molecule, x: float, y: float) -> Molecule:
     return replace(molecule, positions=molecule.positions * [x, y, 1.0], stretch=ratio)
 
 
+def check_threshold(threshold: float) -> None:
+    """ConfigError for what is no probability."""
+    if not 0 < threshold < 1:
+        raise ConfigError("The threshold is a probability between 0 and 1.")
+
+
 def check_depth(network: ImageModel, depth: float | None) -> None:
     """ConfigError where a model has not learned to find atoms so deep."""
     most = deepest(network)
@@ -201,12 +210,23 @@ def _read(
     for tile in tqdm(tiles, desc=scan.source, unit="tile", mininterval=1, disable=not progress):
         part = cut(scan, tile, least)
         found.append(NOTHING if part is None else _read_many([part], network, threshold, depth, [formula])[0])
-    return replace(merged(tiles, found), name=scan.source)
+    whole = merged(tiles, found)
+    if formula is not None:  # a molecule in two tiles may have had its atoms in both
+        whole = composed(whole, formula)
+    return replace(whole, name=scan.source)
+
+
+def _loaded(model: str) -> ImageModel:
+    """Shipped weights, or those that the file holds now."""
+    path = Path(model)
+    return _network(
+        os.path.abspath(path) if path.is_file() else model, path.stat().st_mtime_ns if path.is_file() else 0
+    )
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: str) -> tuple[ImageModel, str]:
-    return load_image_model(model)
+def _network(model: str, written: int) -> ImageModel:
+    return load_image_model(model)[0]
 
 
 def predict_many(
@@ -245,6 +265,8 @@ def _read_many(
     """What the network sees in each scan; atoms and classes are those of a whole molecule where such a reading is close
     (valences.py), and of no more atoms than a formula has (composition.py)."""
     c, whole = network.config, _whole(network, threshold)
+    if not scans:
+        return []
     stacks, scales = zip(*(resampled(scan, c.pixel, c.slices, c.widest_step) for scan in scans), strict=True)
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, stack in enumerate(stacks):

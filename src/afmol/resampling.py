@@ -115,8 +115,8 @@ def resampled(
 def _slices_for(scan: Scan, slices: int, widest_step: float) -> Float[np.ndarray, "nx ny {slices}"]:
     """A number of slices, by interpolation.
 
-    Unknown heights: spread over the whole stack. Known heights: from the closest slice up, at the stack's own spacing
-    or the widest; repeats of a height are averaged.
+    Unknown heights: spread over the whole stack. Known heights: from the closest slice up, over the whole stack or as
+    far as the widest step reaches; repeats of a height are averaged.
     """
     nz = scan.data.shape[2]
     if scan.heights is None:

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
+from .data.workers import results
 from .doubts import at_true_size
 from .errors import AfmolError, ConfigError
 from .files import in_order, is_single_slice, make_folder, read_scan, write_file, write_molecule
@@ -22,12 +24,15 @@ from .hydrogens import with_hydrogens
 from .naming import Namer
 from .plots import prediction_picture
 from .plots.fit import fit_picture
-from .prediction import check_depth, known_formula, predict
+from .prediction import check_depth, check_threshold, known_formula, predict
 from .resampling import with_images
 from .structures import Molecule, Scan
 
 RESULTS = (".json", ".xyz", ".sdf", ".png")
 """Suffixes of the files of a prediction."""
+LONGEST_BOND = 1.5
+"""Of most atoms to the next one, A."""
+CUT = "a molecule reaches the rim of the image and may go on beyond it, so no hydrogens were added to it."
 
 
 def prediction_record(
@@ -41,6 +46,7 @@ def prediction_record(
     """A prediction as plain values, format afmol-prediction/1 (CONVENTIONS.md). `stated`: the size that the scan was
     said to have, A, if that is not its size; `formula`: that of the molecule, if it was told."""
     n, m, alternatives, parts = len(molecule), len(molecule.bonds), molecule.alternatives(), molecule.parts()
+    classes, symbols, unseen = molecule.classes, molecule.symbols, molecule.unseen
     smiles = molecule.smiles or [None] * len(parts)
     probabilities = molecule.class_probabilities if molecule.class_probabilities is not None else np.zeros((n, 5))
     confidence = molecule.confidence if molecule.confidence is not None else np.ones(n)
@@ -57,13 +63,13 @@ def prediction_record(
         "atoms": [
             {
                 "position": [round(float(v), 4) for v in molecule.positions[i]],
-                "class": int(molecule.classes[i]),
-                "element": molecule.symbols[i],
+                "class": int(classes[i]),
+                "element": symbols[i],
                 "class_probabilities": [round(float(v), 4) for v in probabilities[i]],
                 "elements": [[symbol, round(p, 4)] for symbol, p in alternatives[i]],
                 "confidence": round(float(confidence[i]), 4),
             }
-            | ({"unseen": True} if molecule.unseen[i] else {})
+            | ({"unseen": True} if unseen[i] else {})
             for i in range(n)
         ],
         "bonds": [
@@ -135,12 +141,14 @@ def predict_files(
     hydrogens: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    scheduler: str = "",
+    workers: int = 0,
     **reading: Any,
 ) -> Iterator[tuple[str, Molecule | AfmolError]]:
     """Predict stacks from files and write the results: the name of each one's results, and its molecule or mistake.
 
     Results are named after the stack's file; where several of a call have one name, each gets a part of the SHA-256 of
-    its path besides. Results of the same stack are replaced.
+    its path besides. Results of the same stack are replaced. Those of several processes come as they are done.
 
     Args:
         sources: a stack each; several files of one slice each are together one stack.
@@ -152,52 +160,100 @@ def predict_files(
         formula: of the molecule, if it is known, as of `predict`.
         hydrogens: add those that valences ask for and no image shows, with confidence 0 (hydrogens.py).
         overwrite: replace the results of other stacks, and other files of these names, too.
-        progress: show a bar over the tiles of a large stack.
+        progress: show a bar over the tiles of a large stack that is read in this process.
+        scheduler: address of a Dask scheduler; its workers need afmol and the same files at the same paths.
+        workers: processes on this machine where there is no scheduler; 0: this process alone.
         reading: size, heights, channel, direction, as of `read_scan`.
 
     Raises:
-        ConfigError: no sources, an impossible threshold, depth or formula, a folder that cannot be written.
+        ConfigError: no sources, an impossible threshold, depth or formula, a folder that cannot be written, a scheduler
+            that does not answer.
         WeightsError: the model.
     """
     if not sources:
         raise ConfigError("Name at least one stack to read; see afmol predict --help.")
-    if not 0 < threshold < 1:
-        raise ConfigError("The threshold is a probability between 0 and 1.")
-    out = make_folder(out)  # before the work, not after it
+    check_threshold(threshold)
+    out = Path(os.path.abspath(make_folder(out)))  # before the work, not after it; workers may stand elsewhere
     network, name = load_image_model(model)
     check_depth(network, depth)
     known_formula(formula, network, threshold)
     slices = len(sources) > 1 and all(is_single_slice(source) for source in sources)
-    stacks: list[str | list[str]] = [list(map(str, in_order(sources)))] if slices else list(sources)
-    stems = result_names([s[0] if isinstance(s, list) else s for s in stacks])
+    stacks = [tuple(map(str, in_order(sources)))] if slices else [(source,) for source in sources]
+    named_stacks = zip(stacks, result_names([paths[0] for paths in stacks]), strict=True)
+    how = {"threshold": threshold, "depth": depth, "formula": formula, "hydrogens": hydrogens, "overwrite": overwrite}
+    work = partial(_predict_file, out=out, **how, reading=reading)
+    if scheduler or workers:
+        whole = ((tuple(map(os.path.abspath, paths)), stem) for paths, stem in named_stacks)
+        at = os.path.abspath(model) if Path(model).is_file() else model
+        yield from results(partial(_predict_elsewhere, work=work, model=at), whole, scheduler, workers)
+        return
     with Namer() as namer:
-        for source, stem in zip(stacks, stems, strict=True):
-            first, origin = (source[0], _origin(*source)) if isinstance(source, list) else (source, _origin(source))
-            try:
-                if not overwrite:
-                    _check_results([out / f"{stem}{suffix}" for suffix in RESULTS], ("scan", "source"), origin, "stack")
-                scan = read_scan(source, **reading)
-                molecule = predict(scan, network, threshold, depth=depth, formula=formula, progress=progress)
-                true, molecule = at_true_size(scan, molecule)  # what is one molecule depends on it
-                decided = replace(molecule, stretch=None)  # hydrogens that are added say nothing of the size
-                molecule = named(decided, namer, hydrogens=hydrogens)
-                down = network.config.depth if depth is None else depth
-                about = {"source": origin, "stated": scan.size, "formula": formula}
-                write_prediction(true, molecule, out, stem, name, down, **about)
-                yield stem, molecule
-            except AfmolError as error:
-                yield first, error
+        for stack in named_stacks:
+            yield work(stack, network=network, name=name, namer=namer, progress=progress)
 
 
-def named(molecule: Molecule, namer: Namer, *, hydrogens: bool = False) -> Molecule:
-    """The molecule with the SMILES of each of its parts; with the hydrogens that those lack, if they are asked for."""
+def _predict_file(
+    stack: tuple[tuple[str, ...], str],
+    *,
+    network: Any,
+    name: str,
+    namer: Namer,
+    out: Path,
+    threshold: float,
+    depth: float | None,
+    formula: str | None,
+    hydrogens: bool,
+    overwrite: bool,
+    progress: bool = False,
+    reading: dict[str, Any],
+) -> tuple[str, Molecule | AfmolError]:
+    """One of `predict_files`: the file, or the slices, of a stack, and what its results are called."""
+    (first, *further), stem = stack
+    origin = _origin(first, *further)
+    try:
+        if not overwrite:
+            _check_results([out / f"{stem}{suffix}" for suffix in RESULTS], ("scan", "source"), origin, "stack")
+        scan = read_scan([first, *further] if further else first, **reading)
+        molecule = predict(scan, network, threshold, depth=depth, formula=formula, progress=progress)
+        true, molecule = at_true_size(scan, molecule)  # what is one molecule depends on it
+        decided = replace(molecule, stretch=None)  # hydrogens that are added say nothing of the size
+        molecule = named(decided, namer, true.size, hydrogens=hydrogens)
+        down = network.config.depth if depth is None else depth
+        about = {"source": origin, "stated": scan.size, "formula": formula}
+        write_prediction(true, molecule, out, stem, name, down, **about)
+    except AfmolError as error:
+        return first, error
+    return stem, molecule
+
+
+def _predict_elsewhere(
+    stack: tuple[tuple[str, ...], str], *, work: Callable[..., tuple[str, Molecule | AfmolError]], model: str
+) -> tuple[str, Molecule | AfmolError]:
+    """The same in another process, which needs a network and a namer of its own."""
+    network, name = load_image_model(model)
+    with Namer() as namer:
+        return work(stack, network=network, name=name, namer=namer)
+
+
+def named(molecule: Molecule, namer: Namer, size: tuple[float, float], *, hydrogens: bool = False) -> Molecule:
+    """The molecule with the SMILES of each of its parts; with the hydrogens that those lack, if they are asked for, but
+    for parts that the image, of a `size` in A, may have cut."""
     pieces = [(part, molecule.taken(part)) for part in molecule.parts()]
     names = tuple(namer.smiles(piece) for _, piece in pieces)
     if not hydrogens:
         return replace(molecule, smiles=names)
     lacking = [piece for piece, name in zip(pieces, names, strict=True) if name is None]
-    added = {int(part[i]): where for part, piece in lacking for i, where in namer.hydrogens(piece).items()}
-    return named(with_hydrogens(molecule, added), namer)
+    inside = [(part, piece) for part, piece in lacking if not _may_be_cut(piece, size)]
+    added = {int(part[i]): where for part, piece in inside for i, where in namer.hydrogens(piece).items()}
+    if len(inside) < len(lacking):
+        molecule = replace(molecule, warnings=(*molecule.warnings, CUT))
+    return named(with_hydrogens(molecule, added), namer, size)
+
+
+def _may_be_cut(piece: Molecule, size: tuple[float, float]) -> bool:
+    """Whether a heavy atom is so near the rim that one bonded to it may lie outside."""
+    xy = piece.positions[piece.numbers > 1, :2]
+    return bool((np.minimum(xy, size - xy) < LONGEST_BOND).any())
 
 
 def result_names(sources: Sequence[str]) -> list[str]:

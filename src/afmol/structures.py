@@ -20,13 +20,14 @@ from .limits import check_atoms_claim
 OVERLAP = 0.5
 """Atoms closer than this, A, are a mistake: no bond is shorter than 0.7 A."""
 WIDEST = 1000.0
-"""Atoms further apart than this along an axis, A, are a mistake: no image is larger than 300 A."""
+"""Atoms further apart than this along an axis, A, are a mistake: no image is larger (prediction.py)."""
 LARGEST_CHARGE = 20.0
 """Partial charges beyond this, e, are a mistake: no nucleus carries as much in a molecule."""
 HIGHEST = 1e6
 """Tip heights beyond this, A, are a mistake: a tenth of a millimetre, more than any piezo moves."""
 TOUCHING = 2.0
-"""Atoms closer than this, A, are of one molecule, bonded or not: the hydrogens of two stay 2.2 A apart."""
+"""Atoms closer than this, A, are of one molecule, bonded or not: the hydrogens of two stay 2.2 A apart. But a hydrogen
+bond, between a hydrogen and an atom that have bonds of their own, may be as short as 1.5 A."""
 LIKELY = 0.5
 """A listed bond with more than this probability is predicted."""
 LEAST = 0.01
@@ -80,13 +81,16 @@ class Scan:
     """Where the scan came from, for people."""
 
     def __post_init__(self) -> None:
+        if not np.issubdtype(self.data.dtype, np.floating):  # between whole numbers nothing can be interpolated
+            object.__setattr__(self, "data", self.data.astype(np.float32))
         if self.data.ndim != 3 or 0 in self.data.shape:
             raise ScanError(f"A stack has three dimensions (x, y, slice); this one has the shape {self.data.shape}.")
         if not np.isfinite(self.data).all():
             raise ScanError("The stack holds NaN or infinite values; crop or fill the unfinished part of the image.")
-        if not all(np.isfinite(s) and s > 0 for s in self.size):
+        if len(self.size) != 2 or not all(np.isfinite(s) and s > 0 for s in self.size):
             raise ScanError(f"The size of the image must be two positive lengths in Angstrom, not {self.size}.")
         if self.heights is not None:
+            object.__setattr__(self, "heights", np.asarray(self.heights, float))  # a list will do
             if len(self.heights) != self.data.shape[2]:
                 raise ScanError(f"{self.data.shape[2]} slices but {len(self.heights)} heights; one each is needed.")
             if not np.isfinite(self.heights).all() or not (np.diff(self.heights) <= 0).all():
@@ -220,9 +224,13 @@ class Molecule:
         return self if p is None else replace(self, bonds=self.bonds[self.likely], bond_probabilities=p[self.likely])
 
     def parts(self, touching: float = TOUCHING) -> list[Int[np.ndarray, " k"]]:
-        """The atoms of each molecule, the largest first: those that likely bonds join, or closer than `touching`, A."""
+        """The atoms of each molecule, the largest first: those that likely bonds join, or closer than `touching`, A,
+        but for hydrogens by atoms to which they are not bonded, where both have bonds."""
         close = KDTree(self.positions).query_pairs(touching, output_type="ndarray") if len(self) else self.bonds
-        n, (i, j) = len(self), np.concatenate([self.bonds[self.likely], close]).T
+        bonds = self.bonds[self.likely]
+        bonded, hydrogen = np.isin(np.arange(len(self)), bonds), self.numbers == 1
+        joined = ~(bonded[close].all(1) & hydrogen[close].any(1))
+        n, (i, j) = len(self), np.concatenate([bonds, close[joined]]).T
         count, part = connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)
         return sorted((np.flatnonzero(part == k) for k in range(count)), key=lambda atoms: (-len(atoms), atoms[0]))
 

@@ -12,6 +12,8 @@ from math import ceil, exp, log
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from .resampling import FEWEST_SLICES, constant
@@ -80,9 +82,9 @@ def contrast(scan: Scan) -> float:
 
 
 def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
-    """The molecules of the tiles, each in its tile's frame, as one in the scan's; z stays as it is.
+    """The molecules of the tiles, each in its tile's frame, as one in the scan's. All must have probabilities.
 
-    All must have probabilities.
+    z = 0 at the topmost atom of the tiles that have atoms in common, whose heights are of one zero.
     """
     corners = [np.array([*np.multiply(tile.start, tile.pixel), 0.0]) for tile in tiles]
     positions = np.concatenate([m.positions + corner for m, corner in zip(found, corners, strict=True)])
@@ -97,6 +99,7 @@ def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
         distance, nearest = KDTree(positions[kept, :2]).query(positions[:, :2])
         stands = np.where(distance < SAME, nearest, -1)
         stands[kept] = np.arange(len(kept))
+    positions[:, 2] += _rises(tile_of, kept, stands, positions[:, 2], len(tiles))[tile_of]
     bonds: dict[tuple[int, int], float] = {}
     firsts = np.cumsum([0, *(len(m) for m in found)])
     rows = [(m.bonds + first, m.bond_probabilities) for m, first in zip(found, firsts[:-1], strict=True)]
@@ -123,6 +126,24 @@ def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
         warnings=tuple(dict.fromkeys(w for m in found for w in m.warnings)),
         stretch=exp(sum(s * n for s, n in sizes) / sum(n for _, n in sizes)) if sizes else None,
     )
+
+
+def _rises(tile_of: np.ndarray, kept: np.ndarray, stands: np.ndarray, z: np.ndarray, tiles: int) -> np.ndarray:
+    """By how much the atoms of each tile have to be raised, A, so that an atom of two tiles has one height."""
+    again = np.flatnonzero(stands >= 0)
+    again = again[tile_of[again] != tile_of[kept[stands[again]]]]
+    other = kept[stands[again]]
+    pairs, group = np.unique(np.stack([tile_of[again], tile_of[other]], 1), axis=0, return_inverse=True)
+    steps = np.array([np.median((z[other] - z[again])[group.ravel() == k]) for k in range(len(pairs))])
+    equations = np.zeros((len(pairs), tiles))
+    rows = np.arange(len(pairs))
+    equations[rows, pairs[:, 0]], equations[rows, pairs[:, 1]] = 1.0, -1.0
+    rises = np.linalg.lstsq(equations, steps, rcond=None)[0] if len(pairs) else np.zeros(tiles)
+    joined = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(tiles, tiles))
+    part = connected_components(joined, directed=False)[1]
+    top = np.full(part.max(initial=0) + 1, -np.inf)
+    np.maximum.at(top, part[tile_of[kept]], (z + rises[tile_of])[kept])
+    return rises - np.where(np.isfinite(top), top, 0.0)[part]
 
 
 def _borders(tile: Tile) -> tuple[np.ndarray, np.ndarray]:

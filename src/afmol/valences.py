@@ -53,8 +53,8 @@ LEAST = 1e-9
 def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula | None = None) -> Molecule:
     """The likely atoms of a network's candidates, or in each part those of its whole reading, if there is one.
 
-    Atoms that come in by it, or as another class, get the probability that it has beside the network's reading; where a
-    whole formula is known, probabilities stay as they are (composition.py).
+    Atoms that come in by it, or as another class, get the probability that it has beside the network's reading, all
+    other classes the rest of it; where a whole formula is known, probabilities stay as they are (composition.py).
 
     Args:
         candidates: with confidence, FAINTEST_ATOM and more, and probabilities of classes, elements and bonds.
@@ -77,12 +77,11 @@ def settled(candidates: Molecule, strength: float = STRENGTH, formula: Formula |
             if formula is not None and complete(formula):
                 continue
             confidence[i] = confidence[i] if confidence[i] >= 0.5 else sure
-            old = candidates.classes[i]
-            if new != old:
-                both = classes[i, new] + classes[i, old]
-                for c, p in ((new, both * sure), (old, both * (1 - sure))):
-                    elements[i, c == CATEGORIES] *= p / classes[i, c]
-                    classes[i, c] = p
+            if new != candidates.classes[i]:
+                share = np.full(len(classes[i]), (1 - sure) / (1 - classes[i, new]))
+                share[new] = sure / classes[i, new]
+                classes[i] *= share
+                elements[i] *= share[CATEGORIES]
     values = {"class_probabilities": classes, "element_probabilities": elements, "confidence": confidence}
     return replace(candidates, numbers=numbers, **values).taken(np.flatnonzero(keep))
 
@@ -156,7 +155,7 @@ def _whole(molecule: Molecule, strength: float, formula: Formula | None) -> tupl
         bounds=Bounds(0, most),
         options={"node_limit": MOST_NODES, "mip_rel_gap": 0.0},
     )
-    if found.x is None:
+    if not found.success:
         return None
     return CLASS[found.x[z].argmax(1)], float(found.fun)
 

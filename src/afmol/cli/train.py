@@ -1,4 +1,4 @@
-"""Commands for those who train: molecules, dataset, train."""
+"""Commands for those who train: molecules, dataset, train, study."""
 
 import os
 import sys
@@ -10,9 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..errors import ConfigError
-from .use import REQUIRED, Folder, sentence
-
-Scheduler = Annotated[str, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: none)")]
+from .use import REQUIRED, Folder, Scheduler, sentence
 
 
 def molecules(

@@ -1,9 +1,9 @@
-"""Commands for people with a stack: predict, serve, simulate, fit, soap, evaluate, demo, info."""
+"""Commands for people with a stack: predict, serve, simulate, fit, soap, evaluate, calibrate, demo, info."""
 
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..structures import Molecule
 
 Folder = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+Scheduler = Annotated[str, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: none)")]
 
 
 REQUIRED = "(required)"
@@ -46,6 +47,8 @@ def predict(
     formula: Annotated[str | None, tyro.conf.arg(metavar="FORMULA")] = None,
     hydrogens: bool = False,
     overwrite: bool = False,
+    scheduler: Scheduler = "",
+    workers: int = 0,
 ) -> None:
     """Find the molecule in each stack: writes NAME.json, NAME.xyz, NAME.sdf and NAME.png, prints a line a stack.
 
@@ -76,13 +79,16 @@ def predict(
         hydrogens: add hydrogens that the image does not show where the molecule's valences ask for them, for those who
             want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json.
         overwrite: replace results of other stacks of the same name, which are left alone otherwise.
+        scheduler: for many stacks: address of a Dask scheduler, such as tcp://node1:8786; this machine alone if empty.
+        workers: processes on this machine, for many stacks; 0 for this process alone.
     """
     from ..results import predict_files
 
-    reading = {"size": size, "heights": heights, "channel": channel, "direction": direction}
+    reading: dict[str, Any] = {"size": size, "heights": heights, "channel": channel, "direction": direction}
     failures = 0
-    how = {"depth": depth, "formula": formula, "hydrogens": hydrogens, "overwrite": overwrite, "progress": True}
-    for name, found in predict_files(scans, out, model, threshold, **how, **reading):
+    reading |= {"depth": depth, "formula": formula, "hydrogens": hydrogens, "overwrite": overwrite, "progress": True}
+    on = {"scheduler": scheduler, "workers": workers}
+    for name, found in predict_files(scans, out, model, threshold, **reading, **on):
         if isinstance(found, AfmolError):
             failures += 1
             print(sentence(found), file=sys.stderr)
@@ -360,8 +366,9 @@ def evaluate(
     config = EvaluationConfig(molecules, shapes, conditions, noise, seed, device, depth, told)
     make_folder(out)  # before the work, not after it
     if isinstance(load_model(model)[0], SoapPredictor):
-        if told != "nothing":
-            raise ConfigError("A SOAP predictor is told nothing; leave out --told.")
+        if config != EvaluationConfig(molecules, seed=seed):
+            text = "A SOAP predictor is measured on graphs, not on images; give it no more than"
+            raise ConfigError(f"{text} --data, --molecules and --seed.")
         figures = evaluate_predictor(model, data, SoapEvaluationConfig(molecules, seed=seed))
         write_soap_evaluation(figures, out)
         print(spectrum_table(figures))
@@ -418,7 +425,8 @@ def calibrate(
     print(f"atoms: {a:.3f} x {b:+.3f}; elements: {s:.3f} x, classes {added}; bonds: {c:.3f} x {d:+.3f}")
     before, after = summary(found.before), summary(found.after)
     for name in ("atom_calibration_error", "class_calibration_error", "bond_calibration_error", *FIGURES):
-        print(f"{name:24s} {before[name]:.4f} -> {after[name]:.4f}")
+        values = ("-" if value is None else f"{value:.4f}" for value in (before[name], after[name]))
+        print(f"{name:24s} {' -> '.join(values)}")
     print(f"-> {out}")
 
 

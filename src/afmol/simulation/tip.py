@@ -163,6 +163,7 @@ class Grid:
     A, descending: one slice a height."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "heights", np.asarray(self.heights, float))  # a list will do
         check_size(*self.shape, len(self.heights))
         if min(self.shape) < 1 or not all(side > 0 for side in self.size) or len(self.heights) == 0:
             raise ConfigError("A grid needs at least one pixel a side, a positive size and one height.")

@@ -120,8 +120,7 @@ def train_on_points(config: PointsTrainConfig) -> Path:
         source = GrowingMolecules(load_molecules(config.molecules, "train"), *about)
     else:
         source = RandomPoints(*about)
-    torch.manual_seed(config.seed)
-    return fit(build(config.model), source, config)
+    return fit(_random(config.model, config.seed), source, config)
 
 
 @dataclass(frozen=True)
@@ -160,10 +159,16 @@ def train_check(config: CheckTrainConfig) -> Path:
     return _fitted(config, source)
 
 
+def _random(config: Any, seed: int) -> nn.Module:
+    """A model of random weights; the caller's random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(config)
+
+
 def _fitted(config: TrainConfig | CheckTrainConfig, source: Source, validate: Validate | None = None) -> Path:
     """Trained from random weights, or from those that the configuration names."""
-    torch.manual_seed(config.seed)
-    model = build(config.model)
+    model = _random(config.model, config.seed)
     if not config.start:
         return fit(model, source, config, validate)
     own = Path(config.out) / f"{config.name}.safetensors"
