@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from afmol import evaluation
+from afmol.checkpoint import save_model
 from afmol.data.conditions import simulate_sample
 from afmol.data.molecules import load_molecules, pack_molecules, write_molecules
 from afmol.errors import ConfigError, MoleculeError
 from afmol.evaluation import EvaluationConfig, drawn, evaluate, simulated_sample, write_evaluation
+from afmol.model import Asd, AsdConfig
 from afmol.simulation import TIPS
 from afmol.structures import Molecule
 from strategies import flat_ring, lamp
@@ -143,3 +145,17 @@ def test_measured_conditions_are_as_measured():
     how = [drawn(flat_ring(), "measured", np.random.default_rng(seed))[1] for seed in range(30)]
     assert {h.force.name for h in how} == {"lennard-jones", "exponential"}
     assert all(h.clearance is not None and 2.4 <= h.clearance <= 3.6 for h in how)
+
+
+def test_models_that_build_graphs_atom_by_atom_are_asked_single_steps_too(data, weights, tmp_path):
+    """At most one a sample, of which no atom may be taken away; what is said of them is written and printed."""
+    path = tmp_path / "asd.safetensors"
+    save_model(Asd(AsdConfig(pixel=0.25, channels=(2, 2, 2, 2))), path, "tiny")
+    config = EvaluationConfig(3, ("all",), ("nominal",))
+    found = evaluate(data, path, config)
+    (figures,) = (v for v in found.record().values() if isinstance(v, dict))
+    steps = figures["single_steps"]
+    assert 0 < steps["steps"] == np.sum(steps["class_confusion"]) <= 3
+    assert steps["class_accuracy"] == np.trace(steps["class_confusion"]) / steps["steps"]
+    assert f"single steps: {steps['steps']}" in str(found)
+    assert evaluate(data, weights, config).steps == {}

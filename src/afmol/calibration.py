@@ -80,7 +80,7 @@ class Calibration(NamedTuple):
     after: Comparison
 
 
-def calibrate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationConfig = USUAL) -> Calibration:
+def calibrate(data: str | Path, model: str | Path = DEFAULT_MODEL, config: EvaluationConfig = USUAL) -> Calibration:
     """Calibrate a one-pass model on the validation part of a packed molecule set.
 
     Raises:

@@ -4,7 +4,7 @@ Sample i is a function of (seed, i): molecule, orientation, height, force parame
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -26,13 +26,19 @@ from .data.conditions import (
     simulate_sample,
 )
 from .data.molecules import FLAT, MoleculeSet, load_molecules
+from .data.samples import Batch, collate
+from .elements import BOND_TOLERANCE
+from .elements import table as element_table
 from .errors import ConfigError
 from .files import make_folder, write_file
-from .metrics import Comparison, compare, summary, table, total
+from .metrics import Comparison, Steps, compare, count_steps, step_summary, step_table, summary, table, total
+from .model import Asd
+from .model.asd.asd import COMMONEST
 from .plots import confusion_picture
 from .prediction import check_depth, check_formulas, predict_many
+from .resampling import resampled
 from .simulation.artefacts import white_noise
-from .structures import Molecule, Sample
+from .structures import Molecule, Sample, Scan
 
 Shapes = Literal["flat", "all"]
 ForceParameters = Literal["nominal", "charged", "random", "measured"]
@@ -104,19 +110,27 @@ class Evaluation:
     config: EvaluationConfig
     counts: dict[tuple[Shapes, ForceParameters], Comparison]
     """By kind of sample."""
+    steps: dict[tuple[Shapes, ForceParameters], Steps]
+    """The same, of single steps, for a model that builds graphs atom by atom."""
 
     def record(self) -> dict[str, Any]:
         """Figures as plain values, for JSON."""
         about = {"model": self.model, "data": self.data, "noise": self.config.noise, "seed": self.config.seed}
         about |= {} if self.config.depth is None else {"depth": self.config.depth}
         about |= {} if self.config.told == "nothing" else {"told": self.config.told}
-        return about | {_title(*kind): summary(counts) for kind, counts in self.counts.items()}
+        figures = {_title(*kind): summary(counts) for kind, counts in self.counts.items()}
+        for kind, steps in self.steps.items():
+            figures[_title(*kind)]["single_steps"] = step_summary(steps)
+        return about | figures
 
     def __str__(self) -> str:
         """Tables for a terminal."""
-        return "\n\n".join(
-            f"{_title(*kind)} ({c.molecules} molecules)\n\n{table(summary(c))}" for kind, c in self.counts.items()
-        )
+        parts = []
+        for kind, c in self.counts.items():
+            parts.append(f"{_title(*kind)} ({c.molecules} molecules)\n\n{table(summary(c))}")
+            if kind in self.steps:
+                parts.append(step_table(step_summary(self.steps[kind])))
+        return "\n\n".join(parts)
 
 
 def _title(shapes: Shapes, conditions: ForceParameters) -> str:
@@ -175,7 +189,7 @@ def evaluation_samples(
         yield simulated_sample(molecules, i, conditions, config.noise, rng, as_measured)
 
 
-def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationConfig | None = None) -> Evaluation:
+def evaluate(data: str | Path, model: str | Path = DEFAULT_MODEL, config: EvaluationConfig | None = None) -> Evaluation:
     """Evaluate a model on the test part of a packed molecule set.
 
     Raises:
@@ -191,12 +205,42 @@ def evaluate(data: str | Path, model: str = DEFAULT_MODEL, config: EvaluationCon
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"The device {config.device!r} cannot be used; choose cpu or cuda.") from error
     molecules = load_molecules(data, "test")
-    counts = {}
+    counts, steps = {}, {}
     for shapes in config.shapes:
         for conditions in config.conditions:
             samples = evaluation_samples(molecules, shapes, conditions, config)
+            if isinstance(network, Asd):
+                samples = [*samples]
+                steps[shapes, conditions] = _steps(network, samples)
             counts[shapes, conditions] = compared(network, samples, config.depth, config.told)
-    return Evaluation(name, Path(data).name, config, counts)
+    return Evaluation(name, Path(data).name, config, counts, steps)
+
+
+def _steps(network: Asd, samples: Sequence[Sample]) -> Steps:
+    """One step a sample, of the size that the network takes."""
+    c, count, device = network.config, Steps(), next(network.parameters()).device
+    for k, (scan, truth) in enumerate(samples):
+        stack, scale = resampled(scan, c.pixel, c.slices, c.widest_step)
+        size = stack.shape[0] * c.pixel, stack.shape[1] * c.pixel
+        there = replace(truth, positions=truth.positions / [*scale, 1.0])
+        batch = collate([Sample(Scan(stack, size), there)])
+        count += single_steps(network, Batch(*(t.to(device) for t in batch)), k)
+    return count
+
+
+def single_steps(model: Asd, batch: Batch, seed: int) -> Steps:
+    """Of the atom that a step adds, its position given: its class, and its bonds to the partial graph."""
+    s = model.single_steps(batch, torch.Generator().manual_seed(seed))
+    radius = element_table("covalent_radius")[COMMONEST]  # of the element that each class is given
+    new = s.class_logits.argmax(1)[s.graph].numpy(force=True)
+    reach = BOND_TOLERANCE * (radius[new] + radius[s.old_classes.numpy(force=True)])
+    return count_steps(
+        s.classes.numpy(force=True),
+        s.class_logits.numpy(force=True).astype(float),
+        s.bonded.numpy(force=True),
+        s.bonds.numpy(force=True).astype(float),
+        s.lengths.numpy(force=True) < reach,
+    )
 
 
 def compared(network: Any, samples: Iterable[Sample], depth: float | None = None, told: Told = "nothing") -> Comparison:

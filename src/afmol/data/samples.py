@@ -66,6 +66,7 @@ class DataConfig:
     pixel: float = 0.25
     """A."""
     slices: int = 10
+    """Images a stack, the closest last."""
     windows: tuple[tuple[int, int], ...] = ((64, 64), (64, 48), (48, 64), (56, 56), (48, 48))
     """Image sizes in pixels; one of them for each `shard_size` samples."""
     tilt: float = 5.0
@@ -83,12 +84,18 @@ class DataConfig:
     clean_share: float = 0.0
     """Share of samples with white noise and none of the artefacts below: a network that sees artefacts in every stack
     believes faint contrast of deep atoms in none (LOG.md, 2026-11-30)."""
+    coarser_share: float = 0.2
+    """Share of the others in which slices are left out and interpolated again, as if fewer had been measured."""
     line_noise: float = 0.01
+    """An offset a scan line: its standard deviation is at most this share of a slice's range."""
     drift: float = 0.15
     """Standard deviation of the shift from slice to slice, pixels."""
     background: float = 0.1
+    """A tilted background: the standard deviation of its rise along each side is at most this share of the range."""
     cut_outs: int = 3
+    """Rectangles set to their slice's mean, at most so many, in half of the samples."""
     compression: float = 0.4
+    """In half of the samples each slice's values, from 0 to 1, are raised to the power of 1 less up to this."""
     pink_noise: float = 0.0
     """1/f noise, share of a slice's range."""
     scan_drift: float = 0.0
@@ -109,7 +116,7 @@ class DataConfig:
             numbers = np.array(value, float)
             if not (np.isfinite(numbers).all() and (numbers >= 0).all()):
                 raise ConfigError(f"data.{name} must not be negative or infinite: {value}.")
-        shares = ("flat_share", "halogenated_share", "nominal_share", "clean_share", "compression")
+        shares = ("flat_share", "halogenated_share", "nominal_share", "clean_share", "coarser_share", "compression")
         wrong = next((name for name in shares if getattr(self, name) > 1), None)
         if wrong:
             raise ConfigError(f"data.{wrong} is a share: 0 to 1.")
@@ -123,9 +130,10 @@ class DataConfig:
 def stored_form(config: DataConfig) -> dict[str, Any]:
     """The configuration as sets and checkpoints spell it, so that one set has one checksum whoever makes it.
 
-    `measured` and `clean_share` are younger than they: they are left out where they are off.
+    `measured`, `clean_share` and `coarser_share` are younger than they: left out where they are as ever.
     """
-    off = {"measured": config.measured == Measured(), "clean_share": config.clean_share == 0}
+    usual = DataConfig()
+    off = {name: getattr(config, name) == getattr(usual, name) for name in ("measured", "clean_share", "coarser_share")}
     stored = config_to_dict(config) | {"flat_limit": FLAT}
     return {key: value for key, value in stored.items() if not off.get(key)}
 
@@ -166,7 +174,7 @@ def add_artefacts(
         stack = compressed(stack, rng.uniform(0, config.compression))
     if rng.random() < 0.5:
         stack = slice_drift(stack, config.drift * rng.random(), rng)
-    if rng.random() < 0.2 and stack.shape[2] > 3:
+    if rng.random() < config.coarser_share and stack.shape[2] > 3:
         stack = fewer_slices(stack, int(rng.integers(3, stack.shape[2])))
     if config.scan_drift:
         stack = scan_drift(stack, config.scan_drift * rng.random(), rng)

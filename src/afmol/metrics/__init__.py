@@ -6,7 +6,7 @@
 from .comparison import Comparison, compare, matching, total
 from .figures import summary, table
 from .spectra import SpectrumErrors, count_spectra, spectrum_summary
-from .steps import Steps, count_steps, step_summary
+from .steps import Steps, count_steps, step_summary, step_table
 
 __all__ = [
     "Comparison",
@@ -18,6 +18,7 @@ __all__ = [
     "matching",
     "spectrum_summary",
     "step_summary",
+    "step_table",
     "summary",
     "table",
     "total",

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ..elements import CLASS_NAMES
 from .comparison import zeros
 from .confusion import bond_figures, class_confusion, class_figures, plain
 
+COLUMNS = ("precision", "recall", "f1")
 LEAST = 0.5
 """Probability from which a bond is predicted; the paper's whole-graph statistics ask for more than this."""
 
@@ -65,3 +67,15 @@ def step_summary(steps: Steps) -> dict[str, Any]:
         **bond_figures("rule_bond", steps.rule_bonds),
     }
     return plain(figures)
+
+
+def step_table(figures: dict[str, Any]) -> str:
+    """A `step_summary` as text for a terminal: a row a class, the bonds, and those that the distance table draws."""
+    rows = [(name, *(figures[f"class_{m}"][k] for m in COLUMNS)) for k, name in enumerate(CLASS_NAMES)]
+    rows += [
+        (name, *(figures[f"{key}_{m}"] for m in COLUMNS)) for name, key in (("bonds", "bond"), ("rule", "rule_bond"))
+    ]
+    head = f"{'single steps: ' + str(figures['steps']):<20}{'precis.':>8}{'recall':>8}{'F1':>8}"
+    rows.append(("class accuracy", figures["class_accuracy"]))
+    body = (f"{name:<20}" + "".join(f"{'-' if v is None else f'{v:.3f}':>8}" for v in values) for name, *values in rows)
+    return "\n".join([head, *body])

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..data.molecules import MoleculeSet
 from ..data.samples import DataConfig, collate, make_sample
-from ..elements import BOND_TOLERANCE, table
-from ..metrics import Comparison, Steps, compare, count_steps, step_summary, summary
+from ..evaluation import single_steps
+from ..metrics import Comparison, Steps, compare, step_summary, summary
 from ..model import Asd, ImageModel
-from ..model.asd.asd import COMMONEST
 from ..structures import Molecule, Sample
 
 BATCH = 16
@@ -43,7 +42,7 @@ def judge(
         whole += _compared(model, still, given)
         shifted += _compared(model, moved, given)
         if isinstance(model, Asd):
-            steps += _single_steps(model, still, first)
+            steps += single_steps(model, collate(still), first)
     figures: dict[str, dict[str, Any] | None] = {"whole": summary(whole), "shifted": summary(shifted)}
     figures["losses"] = {name: total / count for name, total in sums.items()}
     return figures | {"steps": step_summary(steps) if isinstance(model, Asd) else None}
@@ -66,17 +65,3 @@ def grown(model: Asd, samples: Sequence[Sample]) -> list[Molecule]:
     batch = collate(samples)
     keep = batch.positions[:, 2] >= -model.config.depth
     return model.grow(batch.images, batch.positions[keep], batch.molecule[keep])
-
-
-def _single_steps(model: Asd, samples: Sequence[Sample], seed: int) -> Steps:
-    s = model.single_steps(collate(samples), torch.Generator().manual_seed(seed))
-    radius = table("covalent_radius")[COMMONEST]  # of the element that each class is given
-    new = s.class_logits.argmax(1)[s.graph].numpy(force=True)
-    reach = BOND_TOLERANCE * (radius[new] + radius[s.old_classes.numpy(force=True)])
-    return count_steps(
-        s.classes.numpy(force=True),
-        s.class_logits.numpy(force=True).astype(float),
-        s.bonded.numpy(force=True),
-        s.bonds.numpy(force=True).astype(float),
-        s.lengths.numpy(force=True) < reach,
-    )

@@ -60,9 +60,11 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0, 1)
     """Of the weights to start from and of the samples: the same ones for all variants."""
     steps: int = 2000
+    """Of each variant that names none of its own."""
     start: str = ""
     """Weights that all variants start from, as far as they fit (`afmol.model`); random ones if empty."""
     test_samples: int = 300
+    """On which all are judged."""
     shift: float = 2.0
     """By how much images are moved for the shift test, A."""
     positions: Literal["found", "given"] = "found"

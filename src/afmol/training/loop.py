@@ -57,6 +57,7 @@ class FitConfig:
     learning_rate: float = 2e-3
     """At the top of the schedule: linear warm-up, then cosine to zero."""
     warm_up: int = 300
+    """Steps over which the learning rate rises from zero."""
     weight_decay: float = 0.02
     clip: float = 1.0
     """Largest norm of the gradient."""
@@ -66,9 +67,13 @@ class FitConfig:
     seed: int = 0
     """Of the weights to start from."""
     checkpoint_every: int = 250
+    """Steps after which weights and what it takes to go on are written."""
     validate_every: int = 500
+    """Steps after which the model is tried on validation samples."""
     accelerator: str = "auto"
+    """What computes, as Lightning Fabric names it: auto, cpu, cuda."""
     devices: int = 1
+    """How many of them; on the CPU, processes."""
     precision: Precision = "auto"
     """As Lightning Fabric names them. auto: bf16-mixed on a GPU and on processors that compute in bfloat16; 32-true on
     others, where bfloat16 was nine times slower."""

@@ -43,6 +43,7 @@ class TrainConfig(FitConfig):
     validation: str = ""
     """Packed molecule set to validate on, of one that is split its validation part; none if empty."""
     validation_samples: int = 192
+    """How many; the same ones each time."""
     start: str = ""
     """Weights to start from (a shipped name or a file, of the same model); random ones if empty."""
     batch_size: int = 32
