@@ -528,6 +528,31 @@ def test_similarities_are_differentiable():
         assert torch.autograd.gradcheck(lambda v, kind=kind: kind(v, molecule), (vectors,))
 
 
+def rotations(n: int) -> tuple[Rotation, np.ndarray]:
+    """Of all directions and angles, with weights whose sum is 1: exact for polynomials of degree n - 1."""
+    angles, (x, w) = np.arange(n) * 2 * pi / n, np.polynomial.legendre.leggauss(n)
+    euler = np.stack(np.meshgrid(angles, np.arccos(x), angles, indexing="ij"), axis=-1)
+    weights = np.broadcast_to(w[None, :, None] / (2 * n * n), euler.shape[:3])
+    return Rotation.from_euler("zyz", euler.reshape(-1, 3)), weights.ravel()
+
+
+def test_the_kernel_is_the_squared_overlap_of_densities_over_all_rotations():
+    """The report's equations 2 and 5, the integral by quadrature of Gaussians that no basis holds; a basis large enough
+    for atoms close by. Pairs of two species count twice: Z Z' and Z' Z."""
+    config, rng = SoapConfig(n_species=2, max_l=6, n_radial=8, cutoff=5.0), np.random.default_rng(0)
+    species, eta = np.array([0, 0, 1, 1]), 1 / (2 * SoapConfig().sigma ** 2)
+    a, b = (np.vstack([np.zeros(3), 0.5 * rng.normal(size=(3, 3))]) for _ in range(2))
+    turned, weights = rotations(16)
+    overlap = np.zeros(len(weights))
+    for z in (0, 1):
+        other = np.stack([turned.apply(x) for x in b[species == z]], axis=1)
+        squares = np.square(a[None, species == z, None] - other[:, None]).sum(-1)
+        overlap += (pi / (2 * eta)) ** 1.5 * np.exp(-eta * squares / 2).sum((1, 2))
+    integral = 8 * pi**2 * (weights * overlap**2).sum()
+    p, q = (power_spectrum(x, species, config=config)[0].reshape(3, -1) for x in (a, b))
+    assert (np.array([1, 2, 1]) * (p * q).sum(1)).sum() == pytest.approx(integral, rel=1e-7)
+
+
 def test_mistaken_similarities_are_explained():
     vectors, molecule = molecules((3, 2))
     with pytest.raises(MoleculeError, match="5 vectors need 5 molecule numbers"):

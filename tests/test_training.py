@@ -186,7 +186,9 @@ def test_a_checkpoint_of_before_settings_were_stored_goes_on(whole_run, molecule
 
 
 @pytest.mark.parametrize(
-    ("number", "when"), [(signal.SIGINT, "in a step"), (signal.SIGTERM, "between steps")], ids=["SIGINT", "SIGTERM"]
+    ("number", "when"),
+    [(signal.SIGINT, "in a step"), (signal.SIGTERM, "between steps"), (signal.SIGTERM, "with another process")],
+    ids=["SIGINT", "SIGTERM", "broken off"],
 )
 def test_a_run_that_is_told_to_stop_saves_what_it_has(whole_run, molecules, tmp_path, monkeypatch, number, when):
     config = tiny(molecules, tmp_path, checkpoint_every=100, validation=molecules, validation_samples=8)
@@ -194,10 +196,11 @@ def test_a_run_that_is_told_to_stop_saves_what_it_has(whole_run, molecules, tmp_
 
     def signalled(function):
         def call(self, *args):
-            if when == "in a step" or function is add:
-                calls.append(0)
-                if len(calls) == 2:
-                    os.kill(os.getpid(), number)
+            calls.append(0)
+            if len(calls) == (3 if when == "with another process" else 2):
+                os.kill(os.getpid(), number)
+                if when == "with another process":  # which left, so that this step cannot be finished
+                    raise RuntimeError("Connection closed by peer")
             return function(self, *args)
 
         return call
@@ -205,7 +208,7 @@ def test_a_run_that_is_told_to_stop_saves_what_it_has(whole_run, molecules, tmp_
     calls = []
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        if when == "in a step":
+        if when != "between steps":
             patch.setattr(OnePass, "forward", signalled(forward))
         else:
             patch.setattr(loop._Means, "add", signalled(add))

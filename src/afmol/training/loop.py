@@ -215,6 +215,9 @@ def _stopping() -> Iterator[Callable[[], contextlib.AbstractContextManager[None]
         state["busy"] = True
         try:
             yield
+        except RuntimeError:
+            if not state["asked"]:
+                raise  # else: the process of another device heard it first, and left in the middle of this step
         finally:
             state["busy"] = False
         if state["asked"]:
