@@ -77,7 +77,8 @@ def predict(
         formula: of the molecule, such as C24H8O6, if you know it: then there are no other elements, and no more atoms
             of any. It is believed, so be sure. Write ? for a number that you do not know: C24H?O6, C?H?O?.
         hydrogens: add hydrogens that the image does not show where the molecule's valences ask for them, for those who
-            want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json.
+            want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json. A molecule that the rim of the
+            image may have cut gets none.
         overwrite: replace results of other stacks of the same name, which are left alone otherwise.
         scheduler: for many stacks: address of a Dask scheduler, such as tcp://node1:8786; this machine alone if empty.
         workers: processes on this machine, for many stacks; 0 for this process alone.

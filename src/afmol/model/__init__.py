@@ -61,7 +61,7 @@ class ImageModel(Model, Protocol):
         self, images: Float[Tensor, "batch slices nx ny"], threshold: float = 0.5, depth: float | None = None
     ) -> list[Molecule]:
         """The molecule in each stack, image frame, A; atoms with less confidence than the threshold are left out, those
-        deeper than `depth` (the configuration's if None) too."""
+        deeper than `depth` too. None: down to where the labels that it learned from went, the configuration's depth."""
         ...
 
 

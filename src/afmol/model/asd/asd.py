@@ -199,7 +199,8 @@ class Asd(nn.Module):
 
         Args:
             threshold: least confidence of an atom; 0.5 is the published limit, see `find_peaks`.
-            depth: deeper atoms are left out, A; None: none of those that the grid holds.
+            depth: deeper atoms are left out, A; None: none. The labels end at the configuration's depth, and what is
+                found below it is off by the errors of depth.
             order: "random", "x", "y" or "z"; None: as the model was trained.
         """
         maps = self.unet.encode(images)
