@@ -97,10 +97,22 @@ def test_the_command_writes_a_model_like_any_other(tmp_path, capsys):
     assert not torch.equal(model.bondnet.exists.weight, load_model("base")[0].bondnet.exists.weight)
 
 
+def test_figures_that_there_are_not_are_a_dash(tmp_path, capsys, monkeypatch):
+    """Of samples in which nothing was found there are none; the model is written and said all the same."""
+    nothing = calibration.Calibration(load_model("base")[0], "base", Numbers(), Comparison(), Comparison())
+    monkeypatch.setattr(calibration, "calibrate", lambda *asked: nothing)
+    out = tmp_path / "new.safetensors"
+    main(["calibrate", "base", "--data", "set.npz", "-o", str(out)])
+    assert "- -> -" in capsys.readouterr().out
+    assert out.exists()
+
+
 def test_models_of_other_kinds_are_refused(tmp_path, capsys):
     data = few_molecules(tmp_path / "set.npz")
     for wrong, words in ((["asd", "-o", "a.safetensors"], "one-pass"), (["base", "-o", "a.txt"], ".safetensors")):
         refused(capsys, ["calibrate", *wrong, "--data", data], words)
+    with pytest.raises(ConfigError, match="told nothing"):
+        calibration.calibrate(data, "base", EvaluationConfig(4, depth=0.7))
     with pytest.raises(ConfigError, match="at least two"):
         calibration.calibrate(data, "base", EvaluationConfig(1, ("all",), ("nominal",)))
 

@@ -18,6 +18,7 @@ from afmol.model.soap_predictor.graphs import Graphs, geometry, members, pairs_o
 from afmol.model.soap_predictor.report import Head, ReportNetwork
 from afmol.soap import SETTING_A, SETTING_B, SoapConfig, dscribe_vector, power_spectrum
 from afmol.training import PointsTrainConfig, fit
+from strategies import refused
 
 SMALL = SoapConfig(n_species=3, max_l=1, n_radial=2)
 REPORT = SoapPredictorConfig(soap=SMALL, widths=(8, 6, 4))
@@ -251,7 +252,7 @@ def test_setting_a_has_a_skip_too():
     ).shape == (1, 3, 15, 27)
 
 
-def test_a_run_by_toml_goes_on_where_it_was(tmp_path):
+def test_a_run_by_toml_goes_on_where_it_was(tmp_path, capsys):
     """The same weights whether it was stopped or not; and they are told from a model that reads images."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     (tmp_path / "p.toml").write_text(
@@ -292,3 +293,6 @@ def test_a_run_by_toml_goes_on_where_it_was(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
     with pytest.raises(WeightsError, match="reads no images"):
         load_image_model(tmp_path / "whole" / "p.safetensors")
+    of_images = ["--model", tmp_path / "whole" / "p.safetensors", "-o", tmp_path / "out", "--depth", "0.5"]
+    capsys.readouterr()
+    refused(capsys, ["evaluate", *of_images], "graphs, not on images")
