@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,13 +20,14 @@ from afmol.data.bending import lay_down
 from afmol.data.chemistry import graph_from_geometry
 from afmol.doubts import at_true_size
 from afmol.elements import CATEGORIES, ELEMENTS, element_index
-from afmol.errors import ConfigError
+from afmol.errors import AfmolError, ConfigError
 from afmol.files import read_molecule, write_scan
 from afmol.model import OnePass, OnePassConfig
 from afmol.naming import Namer
 from afmol.prediction import DEPTH_ERROR, _surest_size, asked_for, predict, predict_many
 from afmol.results import predict_files, write_prediction
 from afmol.scale import sized
+from afmol.simulation import TIPS, grid_around, simulate
 from afmol.structures import Molecule, Scan
 from afmol.tiling import NOTHING
 
@@ -486,6 +488,38 @@ def test_hydrogen_bonded_molecules_are_two(tmp_path, weights, monkeypatch):
     ((_, found),) = predict_files([str(tmp_path / "a.npz")], tmp_path, str(weights))
     assert isinstance(found, Molecule)
     assert found.smiles == ("O=CO", "O=CO")
+
+
+def test_stacks_are_predicted_alike_elsewhere(tmp_path, monkeypatch):
+    """As a cluster does it (tests/test_workers.py): function and stacks are pickled, and a worker stands in another
+    folder. A file that is no stack costs itself alone."""
+
+    def elsewhere(function, tasks, scheduler, workers):
+        sent = pickle.dumps((function, list(tasks), scheduler, workers))
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        function, tasks, *where = pickle.loads(sent)
+        assert where == ["tcp://node1:8786", 0]
+        yield from map(function, tasks)
+
+    monkeypatch.chdir(tmp_path)
+    molecule = lay_down(molecule_from_smiles("c1ccncc1"), np.random.default_rng(0), tilt=0.0)
+    write_scan(simulate(molecule, TIPS["co"], grid_around(molecule, pixel=0.25)), "a.npz")
+    Path("b.npz").write_text("nothing")
+    here = dict(predict_files(["a.npz", "b.npz"], "here"))
+    with pytest.raises(ConfigError, match="must not be negative"):
+        next(predict_files(["a.npz"], "there", workers=-1))
+    monkeypatch.setattr("afmol.results.results", elsewhere)
+    there = dict(predict_files(["a.npz", "b.npz"], "there", scheduler="tcp://node1:8786"))
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(here.pop("b.npz"), AfmolError)
+    assert isinstance(there.pop(str(tmp_path / "b.npz")), AfmolError)
+    assert here.keys() == there.keys() == {"a"}
+    assert len(there["a"]) == len(molecule)
+    names = sorted(path.name for path in Path("here").iterdir())
+    assert names == sorted(path.name for path in Path("there").iterdir()) == ["a.json", "a.png", "a.sdf", "a.xyz"]
+    one, other = (json.loads(Path(where, "a.json").read_text()) for where in ("here", "there"))
+    assert one == other
 
 
 def test_weights_that_were_written_anew_are_read_anew(tmp_path, weights):

@@ -1,6 +1,5 @@
 """Tasks on several processes: every result once, whoever dies."""
 
-import json
 import os
 import signal
 import socket
@@ -11,19 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import psutil
 import pytest
 from distributed import LocalCluster
 
 from afmol.data import workers
-from afmol.data.bending import lay_down
-from afmol.data.chemistry import molecule_from_smiles
 from afmol.data.workers import FileTask, hearing_ctrl_c, make_file, results
-from afmol.errors import AfmolError, ConfigError
-from afmol.files import write_scan
-from afmol.results import predict_files
-from afmol.simulation import TIPS, grid_around, simulate
+from afmol.errors import ConfigError
 
 
 def square(x: int) -> int:
@@ -178,26 +171,6 @@ def test_a_task_that_kills_its_workers(cluster, monkeypatch):
         monkeypatch.setattr(holder, name, 1)  # each worker takes seconds to start
     with pytest.raises(ConfigError, match="2 workers died over the same task"):
         list(results(dies, [3], scheduler=cluster.scheduler_address))
-
-
-def test_stacks_are_predicted_alike_elsewhere(cluster, tmp_path, monkeypatch):
-    """By relative paths too, which say nothing where a worker stands; a file that is no stack costs itself alone."""
-    monkeypatch.chdir(tmp_path)
-    molecule = lay_down(molecule_from_smiles("c1ccncc1"), np.random.default_rng(0), tilt=0.0)
-    write_scan(simulate(molecule, TIPS["co"], grid_around(molecule, pixel=0.25)), "a.npz")
-    Path("b.npz").write_text("nothing")
-    here = dict(predict_files(["a.npz", "b.npz"], "here"))
-    there = dict(predict_files(["a.npz", "b.npz"], "there", scheduler=cluster.scheduler_address))
-    assert isinstance(here.pop("b.npz"), AfmolError)
-    assert isinstance(there.pop(str(tmp_path / "b.npz")), AfmolError)
-    assert here.keys() == there.keys() == {"a"}
-    assert len(there["a"]) == len(molecule)
-    names = sorted(path.name for path in Path("here").iterdir())
-    assert names == sorted(path.name for path in Path("there").iterdir()) == ["a.json", "a.png", "a.sdf", "a.xyz"]
-    one, other = (json.loads(Path(where, "a.json").read_text()) for where in ("here", "there"))
-    assert one == other
-    with pytest.raises(ConfigError, match="must not be negative"):
-        next(predict_files(["a.npz"], "there", workers=-1))
 
 
 @pytest.fixture

@@ -235,15 +235,17 @@ def _predict_elsewhere(
         return work(stack, network=network, name=name, namer=namer)
 
 
-def named(molecule: Molecule, namer: Namer, size: tuple[float, float], *, hydrogens: bool = False) -> Molecule:
+def named(
+    molecule: Molecule, namer: Namer, size: tuple[float, float] | None = None, *, hydrogens: bool = False
+) -> Molecule:
     """The molecule with the SMILES of each of its parts; with the hydrogens that those lack, if they are asked for, but
-    for parts that the image, of a `size` in A, may have cut."""
+    for parts that an image of a `size` in A may have cut."""
     pieces = [(part, molecule.taken(part)) for part in molecule.parts()]
     names = tuple(namer.smiles(piece) for _, piece in pieces)
     if not hydrogens:
         return replace(molecule, smiles=names)
     lacking = [piece for piece, name in zip(pieces, names, strict=True) if name is None]
-    inside = [(part, piece) for part, piece in lacking if not _may_be_cut(piece, size)]
+    inside = [(part, piece) for part, piece in lacking if size is None or not _may_be_cut(piece, size)]
     added = {int(part[i]): where for part, piece in inside for i, where in namer.hydrogens(piece).items()}
     if len(inside) < len(lacking):
         molecule = replace(molecule, warnings=(*molecule.warnings, CUT))
