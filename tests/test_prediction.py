@@ -421,7 +421,7 @@ def test_a_scan_that_another_size_would_make_too_large_is_read_as_it_is_stated(m
     monkeypatch.setattr("afmol.prediction._surest_size", lambda *asked: np.exp(-0.3))
     scan = blob((900.0, 60.0), (1800, 120), (30, 30))
     network = Doubter(1.0, False)
-    monkeypatch.setattr("afmol.prediction._read_many", lambda *asked: [NOTHING])
+    monkeypatch.setattr("afmol.prediction._candidates", lambda *asked: [NOTHING])
     assert len(predict(scan, network)) == 0
 
 

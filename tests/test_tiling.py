@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afmol.elements import CATEGORIES, ELEMENTS, element_index
 from afmol.errors import ScanError
+from afmol.model import OnePass, OnePassConfig
 from afmol.prediction import predict
 from afmol.structures import Molecule, Scan
 from afmol.tiling import FAINTEST, LONGEST, MARGIN, NOTHING, SAME, contrast, cut, merged, tiled
@@ -204,6 +206,41 @@ def test_a_large_scan_is_read_in_tiles_at_its_places():
     assert found.stretch == pytest.approx(np.exp(np.average(np.log(1 + 0.001 * seen), weights=seen)))
     with pytest.raises(ScanError, match="at most 1000 A"):
         predict(Scan(np.tile(data, (1, 2, 1)), (250.0, 1001.0)), network)
+
+
+def test_a_molecule_in_two_tiles_has_one_formula():
+    """A chain of carbons with what may be nitrogen at both ends, which no tile sees both: the surer one is it."""
+    x = np.arange(50.0, 110.0, 1.4)
+    nitrogen = np.where(np.isin(x, x[[0, -1]]), np.where(x < 75, 0.8, 0.9), 0.0)
+    places = np.round(x / 0.25).astype(int)
+    data = np.random.default_rng(0).normal(0, 0.01, (640, 64, 10)).astype(np.float32)
+    data[places, 32] = np.where(nitrogen > 0, 2 + nitrogen, 1.0)[:, None]
+
+    class Chain(OnePass):
+        def predict(self, images, threshold=0.5, depth=None, elements=None):
+            (image,) = images[:, -1].numpy()
+            i = np.flatnonzero(image[:, 32] > 0.5)
+            n = len(i)
+            p = np.maximum(image[i, 32] - 2, 0.0)
+            likely = np.zeros((n, len(ELEMENTS)))
+            likely[:, element_index(np.array([6]))[0]], likely[:, element_index(np.array([7]))[0]] = 1 - p, p
+            classes = np.stack([likely[:, c == CATEGORIES].sum(1) for c in range(5)], axis=1)
+            bonds = np.column_stack([np.arange(n - 1), np.arange(1, n)])[: max(n - 1, 0)]
+            atoms = np.column_stack([(i + 0.5) * 0.25, np.full(n, 8.1), np.zeros(n)])
+            numbers = np.where(p > 0.5, 7, 6)
+            whole = Molecule(atoms, numbers, bonds, None, classes, np.full(n, 0.99), np.ones(len(bonds)))
+            return [replace(whole, element_probabilities=likely)]
+
+    network = Chain(OnePassConfig(channels=(8, 8, 8), blocks=1, width=8, rounds=1)).eval()
+    wide = Scan(data, (160.0, 16.0))
+    assert len(tiled(wide)) == 2
+    assert (predict(wide, network).numbers == 7).sum() == 2
+    found = predict(wide, network, formula="C?N")
+    assert len(found) == len(x)
+    assert len(found.parts()) == 1
+    assert found.positions[found.numbers == 7, 0] == pytest.approx(x[-1:], abs=0.3)
+    nothing = predict(replace(wide, data=np.where(data > 0.5, 0, data)), network, formula="C?N")
+    assert len(nothing) == 0
 
 
 @pytest.mark.parametrize("empty", [0, 5])

@@ -209,11 +209,9 @@ def _read(
     found, least = [], FAINTEST * contrast(scan)
     for tile in tqdm(tiles, desc=scan.source, unit="tile", mininterval=1, disable=not progress):
         part = cut(scan, tile, least)
-        found.append(NOTHING if part is None else _read_many([part], network, threshold, depth, [formula])[0])
-    whole = merged(tiles, found)
-    if formula is not None:  # a molecule in two tiles may have had its atoms in both
-        whole = composed(whole, formula)
-    return replace(whole, name=scan.source)
+        found.append(NOTHING if part is None else _candidates([part], network, threshold, depth, [formula])[0])
+    whole = merged(tiles, found)  # decided once: a molecule may lie in two tiles
+    return replace(_decided(whole, network, threshold, depth, formula), name=scan.source)
 
 
 def _loaded(model: str) -> ImageModel:
@@ -262,9 +260,20 @@ def _read_many(
     depth: float | None,
     formulas: Sequence[Formula | None],
 ) -> list[Molecule]:
-    """What the network sees in each scan; atoms and classes are those of a whole molecule where such a reading is close
-    (valences.py), and of no more atoms than a formula has (composition.py)."""
-    c, whole = network.config, _whole(network, threshold)
+    """What the network sees in each scan, as far as it is decided to be there."""
+    seen = _candidates(scans, network, threshold, depth, formulas)
+    return [_decided(m, network, threshold, depth, formula) for m, formula in zip(seen, formulas, strict=True)]
+
+
+def _candidates(
+    scans: Sequence[Scan],
+    network: ImageModel,
+    threshold: float,
+    depth: float | None,
+    formulas: Sequence[Formula | None],
+) -> list[Molecule]:
+    """What may be in each scan: of a network that chemistry helps, faint atoms too."""
+    c, least = network.config, FAINTEST_ATOM if _whole(network, threshold) else threshold
     if not scans:
         return []
     stacks, scales = zip(*(resampled(scan, c.pixel, c.slices, c.widest_step) for scan in scans), strict=True)
@@ -276,16 +285,21 @@ def _read_many(
     for places in groups.values():
         for some in (places[k : k + TOGETHER] for k in range(0, len(places), TOGETHER)):
             images = torch.from_numpy(np.stack([stacks[i].transpose(2, 0, 1) for i in some])).to(device)
-            least = FAINTEST_ATOM if whole else threshold
             known = [formulas[i] for i in some]
             told = {} if all(f is None for f in known) else {"elements": _elements_of(known, device)}
-            molecules = network.predict(images, least, depth, **told)
-            if whole:
-                molecules = [_as_composed(m, formula) for m, formula in zip(molecules, known, strict=True)]
-            if isinstance(network, OnePass):
-                molecules = [asked_for(m, threshold, _border(network, depth)) for m in molecules]
-            found |= zip(some, molecules, strict=True)
+            found |= zip(some, network.predict(images, least, depth, **told), strict=True)
     return [replace(_stretched(found[i], *scales[i]), name=scan.source) for i, scan in enumerate(scans)]
+
+
+def _decided(
+    candidates: Molecule, network: ImageModel, threshold: float, depth: float | None, formula: Formula | None
+) -> Molecule:
+    """The atoms that are reported; they and their classes are those of a whole molecule where such a reading is close
+    (valences.py), and of no more atoms than a formula has (composition.py)."""
+    if not len(candidates):
+        return candidates
+    molecule = _as_composed(candidates, formula) if _whole(network, threshold) else candidates
+    return asked_for(molecule, threshold, _border(network, depth)) if isinstance(network, OnePass) else molecule
 
 
 def _elements_of(formulas: Sequence[Formula | None], device: torch.device) -> Bool[torch.Tensor, "n e"]:

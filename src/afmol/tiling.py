@@ -84,7 +84,7 @@ def contrast(scan: Scan) -> float:
 def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
     """The molecules of the tiles, each in its tile's frame, as one in the scan's. All must have probabilities.
 
-    z = 0 at the topmost atom of the tiles that have atoms in common, whose heights are of one zero.
+    z = 0 at the topmost likely atom of the tiles that have atoms in common, whose heights are of one zero.
     """
     corners = [np.array([*np.multiply(tile.start, tile.pixel), 0.0]) for tile in tiles]
     positions = np.concatenate([m.positions + corner for m, corner in zip(found, corners, strict=True)])
@@ -99,7 +99,9 @@ def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
         distance, nearest = KDTree(positions[kept, :2]).query(positions[:, :2])
         stands = np.where(distance < SAME, nearest, -1)
         stands[kept] = np.arange(len(kept))
-    positions[:, 2] += _rises(tile_of, kept, stands, positions[:, 2], len(tiles))[tile_of]
+    sure = np.concatenate([np.asarray(m.confidence, float) for m in found]) >= 0.5
+    positions[:, 2] += _rises(tile_of, kept, stands, positions[:, 2], sure, len(tiles))[tile_of]
+    positions[:, 2] = np.minimum(positions[:, 2], 0.0)  # as of one tile: what is hardly there is not the topmost atom
     bonds: dict[tuple[int, int], float] = {}
     firsts = np.cumsum([0, *(len(m) for m in found)])
     rows = [(m.bonds + first, m.bond_probabilities) for m, first in zip(found, firsts[:-1], strict=True)]
@@ -128,7 +130,9 @@ def merged(tiles: Sequence[Tile], found: Sequence[Molecule]) -> Molecule:
     )
 
 
-def _rises(tile_of: np.ndarray, kept: np.ndarray, stands: np.ndarray, z: np.ndarray, tiles: int) -> np.ndarray:
+def _rises(
+    tile_of: np.ndarray, kept: np.ndarray, stands: np.ndarray, z: np.ndarray, sure: np.ndarray, tiles: int
+) -> np.ndarray:
     """By how much the atoms of each tile have to be raised, A, so that an atom of two tiles has one height."""
     again = np.flatnonzero(stands >= 0)
     again = again[tile_of[again] != tile_of[kept[stands[again]]]]
@@ -142,7 +146,8 @@ def _rises(tile_of: np.ndarray, kept: np.ndarray, stands: np.ndarray, z: np.ndar
     joined = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(tiles, tiles))
     part = connected_components(joined, directed=False)[1]
     top = np.full(part.max(initial=0) + 1, -np.inf)
-    np.maximum.at(top, part[tile_of[kept]], (z + rises[tile_of])[kept])
+    high = kept[sure[kept]] if sure[kept].any() else kept
+    np.maximum.at(top, part[tile_of[high]], (z + rises[tile_of])[high])
     return rises - np.where(np.isfinite(top), top, 0.0)[part]
 
 

@@ -85,11 +85,11 @@ def predict(
     """
     from ..results import predict_files
 
-    reading: dict[str, Any] = {"size": size, "heights": heights, "channel": channel, "direction": direction}
+    how: dict[str, Any] = {"size": size, "heights": heights, "channel": channel, "direction": direction}
+    how |= {"depth": depth, "formula": formula, "hydrogens": hydrogens, "overwrite": overwrite, "progress": True}
+    how |= {"scheduler": scheduler, "workers": workers}
     failures = 0
-    reading |= {"depth": depth, "formula": formula, "hydrogens": hydrogens, "overwrite": overwrite, "progress": True}
-    on = {"scheduler": scheduler, "workers": workers}
-    for name, found in predict_files(scans, out, model, threshold, **reading, **on):
+    for name, found in predict_files(scans, out, model, threshold, **how):
         if isinstance(found, AfmolError):
             failures += 1
             print(sentence(found), file=sys.stderr)
