@@ -35,7 +35,7 @@ from .metrics import Comparison, Steps, compare, count_steps, step_summary, step
 from .model import Asd
 from .model.asd.asd import COMMONEST
 from .plots import confusion_picture
-from .prediction import check_depth, check_formulas, predict_many
+from .prediction import check_depth, check_formulas, check_refinement, predict_many, refined_reading
 from .resampling import resampled
 from .simulation.artefacts import white_noise
 from .structures import Molecule, Sample, Scan
@@ -90,6 +90,8 @@ class EvaluationConfig:
     """Atoms are asked for down to this far below the topmost one, A; None: as is usual for the model."""
     told: Told = "nothing"
     """What is told of each molecule: its formula, or its elements alone, as of `predict`."""
+    refine: bool = False
+    """Test what is read by simulation, as of `predict`: some 10 seconds a molecule, and more for large ones."""
 
     def __post_init__(self) -> None:
         if self.molecules < 1:
@@ -118,6 +120,7 @@ class Evaluation:
         about = {"model": self.model, "data": self.data, "noise": self.config.noise, "seed": self.config.seed}
         about |= {} if self.config.depth is None else {"depth": self.config.depth}
         about |= {} if self.config.told == "nothing" else {"told": self.config.told}
+        about |= {"refined": True} if self.config.refine else {}
         figures = {_title(*kind): summary(counts) for kind, counts in self.counts.items()}
         for kind, steps in self.steps.items():
             figures[_title(*kind)]["single_steps"] = step_summary(steps)
@@ -200,6 +203,8 @@ def evaluate(data: str | Path, model: str | Path = DEFAULT_MODEL, config: Evalua
     check_depth(network, config.depth)
     if config.told != "nothing":
         check_formulas(network)
+    if config.refine:
+        check_refinement(network, 0.5)
     try:
         network.to(torch.device(config.device))
     except (RuntimeError, AssertionError) as error:
@@ -212,7 +217,7 @@ def evaluate(data: str | Path, model: str | Path = DEFAULT_MODEL, config: Evalua
             if isinstance(network, Asd):
                 samples = [*samples]
                 steps[shapes, conditions] = _steps(network, samples)
-            counts[shapes, conditions] = compared(network, samples, config.depth, config.told)
+            counts[shapes, conditions] = compared(network, samples, config.depth, config.told, config.refine)
     return Evaluation(name, Path(data).name, config, counts, steps)
 
 
@@ -243,10 +248,12 @@ def single_steps(model: Asd, batch: Batch, seed: int) -> Steps:
     )
 
 
-def compared(network: Any, samples: Iterable[Sample], depth: float | None = None, told: Told = "nothing") -> Comparison:
+def compared(
+    network: Any, samples: Iterable[Sample], depth: float | None = None, told: Told = "nothing", refine: bool = False
+) -> Comparison:
     """Counts over samples, of atoms down to a depth (A), which is the model's if None."""
     asked = network.config.depth if depth is None else depth
-    pairs = predicted(network, samples, depth=depth, told=told)
+    pairs = predicted(network, samples, depth=depth, told=told, refine=refine)
     return total(compare(found, truth, truth.within(asked)) for found, truth in pairs)
 
 
@@ -256,6 +263,7 @@ def predicted(
     threshold: float = 0.5,
     depth: float | None = None,
     told: Told = "nothing",
+    refine: bool = False,
 ) -> Iterator[tuple[Molecule, Molecule]]:
     """What a network finds in each sample, and the truth; read in batches."""
     rest = iter(samples)
@@ -263,7 +271,12 @@ def predicted(
         known = None if told == "nothing" else [formula_of(truth) for _, truth in chunk]
         if known is not None and told == "elements":
             known = [np.where(formula > 0, ANY, 0) for formula in known]
-        found = predict_many([scan for scan, _ in chunk], network, threshold, depth, known)
+        scans = [scan for scan, _ in chunk]
+        found = predict_many(scans, network, threshold, depth, known)
+        if refine:
+            told_of = known or [None] * len(chunk)
+            each = zip(found, scans, told_of, strict=True)
+            found = [refined_reading(m, scan, network, threshold, depth, formula) for m, scan, formula in each]
         yield from zip(found, (truth for _, truth in chunk), strict=True)
 
 

@@ -26,7 +26,7 @@ from .resampling import resampled, usable
 from .restraints import restrained
 from .scale import scale_ratio, sized
 from .structures import Molecule, Scan
-from .tiling import FAINTEST, NOTHING, contrast, cut, fullest, merged, tiled
+from .tiling import FAINTEST, LONGEST, NOTHING, contrast, cut, fullest, merged, tiled
 from .valences import FAINTEST_ATOM, LEAST_ATOMS, STRENGTH, STRENGTH_OF_FORMULA, settled
 
 WIDEST = 1000.0
@@ -47,6 +47,8 @@ and more, must be higher at another size; and the least share of the atoms that 
 DEPTH_ERROR = 0.15
 """Standard deviation of a predicted depth near the largest that is asked for, A (0.11 nominal, 0.16 as measured; any
 from 0.1 to 0.3 A reports much the same atoms; LOG.md, 2026-11-30)."""
+FAINTEST_REFINED = 0.03
+"""Candidates of less confidence are not tried where a reading is refined."""
 TOGETHER = 8
 """Scans of one shape that a network reads at once: memory."""
 
@@ -59,6 +61,7 @@ def predict(
     depth: float | None = None,
     formula: str | None = None,
     progress: bool = False,
+    refine: bool = False,
 ) -> Molecule:
     """The molecule in a scan: atoms (A, the scan's frame, z = 0 at the topmost one), classes, bonds, probabilities.
 
@@ -80,16 +83,21 @@ def predict(
         formula: of the molecule, such as C24H8O6, or C24H?O6 where a number is not known: there are no other elements,
             and in each molecule of the scan no more atoms of any (composition.py).
         progress: show a bar over the tiles, if there are several.
+        refine: test the reading by simulation and change what explains the stack badly (refinement/): 10 seconds for a
+            molecule of 15 atoms, minutes for one of 50. Then `explained` says how much is.
 
     Raises:
         ScanError: fewer than three slices that show anything, an image too small or too large, an impossible pixel
-        size. WeightsError: weights that cannot be loaded. ConfigError: a threshold that is no probability, a depth that
-        the model has not learned, a formula that is none or that the model cannot use.
+        size, or an image too large to be refined. WeightsError: weights that cannot be loaded. ConfigError: a threshold
+        that is no probability, a depth that the model has not learned, a formula that is none or that the model cannot
+        use, a model whose readings cannot be refined.
     """
     check_threshold(threshold)
     network = _loaded(str(model)) if isinstance(model, str | Path) else model
     check_depth(network, depth)
     known = known_formula(formula, network, threshold)
+    if refine:
+        check_refinement(network, threshold)
     stated, scan = scan, usable(scan, WIDEST)
     how = threshold, depth, known, progress
     molecule, stretch, surest = _read(scan, network, *how), 1.0, 1.0
@@ -105,8 +113,57 @@ def predict(
     true = doubted_stretch(molecule)  # the size at which bonds have their lengths
     if surest != 1.0 and true == 1.0 and abs(log(stretch)) >= MOST_STRETCH:
         molecule = replace(molecule, warnings=(*molecule.warnings, other_size(scan, stretch)))
-    placed = _placed([_stretched(molecule, 1 / true, 1 / true)], network, threshold)[0]
+    molecule = _stretched(molecule, 1 / true, 1 / true)
+    if refine and len(molecule) > 1:
+        size = scan.size[0] / true, scan.size[1] / true
+        placed = refined_reading(molecule, replace(scan, size=size), network, threshold, depth, known)
+    else:
+        placed = _placed([molecule], network, threshold)[0]
     return _stretched(placed, true, true)
+
+
+def refined_reading(
+    molecule: Molecule,
+    scan: Scan,
+    network: ImageModel,
+    threshold: float = 0.5,
+    depth: float | None = None,
+    formula: Formula | None = None,
+) -> Molecule:
+    """What explains a scan best, of what the network holds possible (refinement/); `molecule`, if that fails.
+
+    Args:
+        molecule: as it was read. Its warnings stay.
+        scan: of the size at which bonds have their lengths.
+    """
+    from .refinement import refined  # compiles when it is first used
+
+    if len(tiled(scan)) > 1:
+        raise ScanError(f"An image that is refined is at most {LONGEST:g} A long; cut one molecule out of it.")
+    most = deepest(network)
+    candidates = _candidates([scan], network, threshold, most, [formula], FAINTEST_REFINED)[0]
+    reading = _decided(candidates, network, threshold, most, formula)
+    if len(reading) < 2:
+        return molecule
+    try:
+        found = refined(candidates, reading, scan, os.cpu_count() or 1)
+    except ScanError:  # no tip of those tried stays above what was read
+        return molecule
+    assert found.candidates.confidence is not None
+    possible = found.candidates.taken(np.flatnonzero(found.candidates.confidence >= FAINTEST_ATOM))
+    return replace(
+        _decided(possible, network, threshold, depth, formula),
+        name=molecule.name,
+        warnings=molecule.warnings,
+        stretch=molecule.stretch,
+        explained=found.correlation,
+    )
+
+
+def check_refinement(network: ImageModel, threshold: float) -> None:
+    """ConfigError where readings cannot be refined."""
+    if not _whole(network, threshold):
+        raise ConfigError("Readings of models that say elements (one-pass) can be refined, from a threshold of 0.5 on.")
 
 
 def _consistent(
@@ -209,7 +266,9 @@ def _read(
     found, least = [], FAINTEST * contrast(scan)
     for tile in tqdm(tiles, desc=scan.source, unit="tile", mininterval=1, disable=not progress):
         part = cut(scan, tile, least)
-        found.append(NOTHING if part is None else _candidates([part], network, threshold, depth, [formula])[0])
+        found.append(
+            NOTHING if part is None else _candidates([part], network, threshold, depth, [formula], FAINTEST_ATOM)[0]
+        )
     whole = merged(tiles, found)  # decided once: a molecule may lie in two tiles
     return replace(_decided(whole, network, threshold, depth, formula), name=scan.source)
 
@@ -261,7 +320,7 @@ def _read_many(
     formulas: Sequence[Formula | None],
 ) -> list[Molecule]:
     """What the network sees in each scan, as far as it is decided to be there."""
-    seen = _candidates(scans, network, threshold, depth, formulas)
+    seen = _candidates(scans, network, threshold, depth, formulas, FAINTEST_ATOM)
     return [_decided(m, network, threshold, depth, formula) for m, formula in zip(seen, formulas, strict=True)]
 
 
@@ -271,9 +330,10 @@ def _candidates(
     threshold: float,
     depth: float | None,
     formulas: Sequence[Formula | None],
+    faintest: float,
 ) -> list[Molecule]:
-    """What may be in each scan: of a network that chemistry helps, faint atoms too."""
-    c, least = network.config, FAINTEST_ATOM if _whole(network, threshold) else threshold
+    """What may be in each scan: of a network that chemistry helps, atoms as faint as `faintest` too."""
+    c, least = network.config, faintest if _whole(network, threshold) else threshold
     if not scans:
         return []
     stacks, scales = zip(*(resampled(scan, c.pixel, c.slices, c.widest_step) for scan in scans), strict=True)

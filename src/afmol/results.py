@@ -24,7 +24,7 @@ from .hydrogens import with_hydrogens
 from .naming import Namer
 from .plots import prediction_picture
 from .plots.fit import fit_picture
-from .prediction import check_depth, check_threshold, known_formula, predict
+from .prediction import check_depth, check_refinement, check_threshold, known_formula, predict
 from .resampling import with_images
 from .structures import Molecule, Scan
 
@@ -81,7 +81,7 @@ def prediction_record(
             for part, name in zip(parts, smiles, strict=True)
         ],
         "warnings": list(molecule.warnings),
-    }
+    } | ({} if molecule.explained is None else {"explained": round(molecule.explained, 4)})
 
 
 def _readings(molecule: Molecule, part: Int[np.ndarray, " k"]) -> list[dict]:
@@ -138,6 +138,7 @@ def predict_files(
     *,
     depth: float | None = None,
     formula: str | None = None,
+    refine: bool = False,
     hydrogens: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -158,6 +159,7 @@ def predict_files(
         depth: atoms further below the topmost one are left out, A, sure ones from 0.2 A further; None: the model's
             usual depth.
         formula: of the molecule, if it is known, as of `predict`.
+        refine: test what is read by simulation, as of `predict`.
         hydrogens: add those that valences ask for and no image shows, with confidence 0 (hydrogens.py).
         overwrite: replace the results of other stacks, and other files of these names, too.
         progress: show a bar over the tiles of a large stack that is read in this process.
@@ -180,8 +182,10 @@ def predict_files(
     slices = len(sources) > 1 and all(is_single_slice(source) for source in sources)
     stacks = [tuple(map(str, in_order(sources)))] if slices else [(source,) for source in sources]
     named_stacks = zip(stacks, result_names([paths[0] for paths in stacks]), strict=True)
-    how = {"threshold": threshold, "depth": depth, "formula": formula, "hydrogens": hydrogens, "overwrite": overwrite}
-    work = partial(_predict_file, out=out, **how, reading=reading)
+    if refine:
+        check_refinement(network, threshold)
+    how = {"threshold": threshold, "depth": depth, "formula": formula, "refine": refine}
+    work = partial(_predict_file, out=out, **how, hydrogens=hydrogens, overwrite=overwrite, reading=reading)
     if scheduler or workers:
         whole = ((tuple(map(os.path.abspath, paths)), stem) for paths, stem in named_stacks)
         at = os.path.abspath(model) if Path(model).is_file() else model
@@ -202,6 +206,7 @@ def _predict_file(
     threshold: float,
     depth: float | None,
     formula: str | None,
+    refine: bool,
     hydrogens: bool,
     overwrite: bool,
     progress: bool = False,
@@ -214,7 +219,8 @@ def _predict_file(
         if not overwrite:
             _check_results([out / f"{stem}{suffix}" for suffix in RESULTS], ("scan", "source"), origin, "stack")
         scan = read_scan([first, *further] if further else first, **reading)
-        molecule = predict(scan, network, threshold, depth=depth, formula=formula, progress=progress)
+        how = {"depth": depth, "formula": formula, "refine": refine}
+        molecule = predict(scan, network, threshold, **how, progress=progress)
         true, molecule = at_true_size(scan, molecule)  # what is one molecule depends on it
         decided = replace(molecule, stretch=None)  # hydrogens that are added say nothing of the size
         molecule = named(decided, namer, true.size, hydrogens=hydrogens)

@@ -136,6 +136,9 @@ class Molecule:
     stretch: float | None = None
     """Of atoms in an image, its stated size over the true one: lengths in the plane are so many times too long, as a
     network says, and, once it is predicted, as it and the bonds do together (scale.py). None: unknown."""
+    explained: float | None = None
+    """Correlation of the stack with a simulation of the molecule, where it was refined (refinement/), mean over
+    slices."""
 
     def __post_init__(self) -> None:
         n, m = len(self.numbers), len(self.bonds)

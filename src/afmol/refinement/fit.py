@@ -1,0 +1,259 @@
+"""A hypothesis fitted to a stack: Levenberg and Marquardt's least squares with what is known beforehand.
+
+    equation                                             variable    of
+    minimise  (W / 2) sum_s ln |d_s - a_s m_s|^2         d_s, m_s    slice: measured, simulated, of zero mean; a_s m_s
+              + sum_k (v_k / SPREAD_k)^2 / 2                         is the part of d_s along m_s, so that scale and
+              + sum_b c^2 ln(1 + (e_b / c)^2) / 2                    offset of each slice do not matter
+                                                         v_k         value of the hypothesis
+                                                         e_b         bond, angle: its error, in spreads (lengths.py)
+                                                         W           pixels that are independent
+
+The first term is the likelihood of white noise whose strength in each slice is not known. What a simulation cannot show
+of a measured stack is no white noise: neighbouring pixels are wrong together, and so count for fewer (`independent`).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.linalg import cho_factor, cho_solve
+
+from ..elements import ELEMENTS
+from ..errors import MoleculeError, ScanError
+from ..lengths import known_angles, known_bonds
+from .imaging import (
+    CHARGE,
+    DISPERSION,
+    DISTANCE,
+    DRIFT_X,
+    DRIFT_Y,
+    OF_ATOM,
+    OF_ELEMENT,
+    OF_TIP,
+    PIXEL,
+    SHARE,
+    SPACING,
+    STIFFNESS,
+    Hypothesis,
+    Picture,
+    Target,
+    normalised,
+    picture_slopes,
+    pictured,
+)
+
+SPREAD_OF_ATOM = (0.10, 0.10, 0.12, 0.08)
+"""Of x, y, z (A) and charge (e): the network's and the table's errors."""
+SPREAD_OF_ELEMENT = {"lennard-jones": (0.05, 0.4), "exponential": (0.08, 0.4)}
+"""How wrong force models are of elements (data/conditions.py), logarithms."""
+TIP_MEANS = {CHARGE: 0.03, SHARE: 0.1}
+TIP_SPREADS = {STIFFNESS: 0.5, CHARGE: 0.06, SHARE: 0.4, DISTANCE: 1.0, DISPERSION: 0.5}
+TIP_SPREADS |= {DRIFT_X: 0.5, DRIFT_Y: 0.5, SPACING: 0.3}
+LOWEST_DISTANCE, HIGHEST_DISTANCE = -1.2, 1.8
+SOFTEST, STIFFEST = float(np.log(0.1 / 0.4)), float(np.log(2.0 / 0.4))
+OUTLIER = 4.0
+"""Spreads from which on a distance says little (restraints.py)."""
+LEAST_DAMPING, TRIES = 1e-4, 6
+"""Of a step, and how many steps are tried, each damped ten times as much."""
+HOPEFUL = 10.0
+"""How many times closer to what can be a round may come."""
+ALIKE = 1.5
+"""How far apart pixels may be wrong together, A."""
+
+
+class Fitted(NamedTuple):
+    """A hypothesis where it explains a stack best, by what has been done so far."""
+
+    hypothesis: Hypothesis
+    cost: float
+    """What is minimised."""
+    picture: Picture
+
+    @property
+    def image(self) -> Float[np.ndarray, "nx ny nz"]:
+        """Its slices."""
+        return self.picture.slices
+
+
+class Slopes(NamedTuple):
+    """How the image changes with the values, at a fitted hypothesis."""
+
+    active: Int[np.ndarray, " a"]
+    """Places of the values."""
+    columns: Float[np.ndarray, "a nx ny nz"]
+    """The change per unit."""
+
+    def of(self, wanted: Callable[[int], bool]) -> "Slopes":
+        """Some of them."""
+        rows = np.flatnonzero([wanted(int(k)) for k in self.active])
+        return Slopes(self.active[rows], self.columns[rows])
+
+
+class Problem(NamedTuple):
+    """What stays while hypotheses come and go."""
+
+    goal: Target
+    top: float
+    """Height that closest approaches are counted from, A."""
+    independent: float
+    """Share of the pixels that count."""
+
+
+def cost_of(h: Hypothesis, picture: Float[np.ndarray, "nx ny nz"], problem: Problem) -> float:
+    """What is minimised."""
+    residual, _ = residuals(picture, problem.goal)
+    pixels = problem.independent * picture[..., 0].size
+    misfit = pixels / 2 * np.log(np.maximum(np.square(residual).sum((0, 1)), 1e-9)).sum()
+    active = h.active
+    means, spreads = beforehand(h)
+    known = np.square((h.values[active] - means[active]) / spreads[active]).sum() / 2
+    errors, _, _ = distances(h)
+    return float(misfit + known + OUTLIER**2 / 2 * np.log1p(np.square(errors / OUTLIER)).sum())
+
+
+def evaluated(h: Hypothesis, problem: Problem) -> Fitted | None:
+    """A hypothesis as it is; None where it cannot be simulated."""
+    with suppress(ScanError, MoleculeError):
+        picture = pictured(h, problem.goal, problem.top)
+        return Fitted(h, cost_of(h, picture.slices, problem), picture)
+    return None
+
+
+def again(f: Fitted, problem: Problem) -> Fitted:
+    """The same of a problem whose pixels count otherwise."""
+    return f._replace(cost=cost_of(f.hypothesis, f.image, problem))
+
+
+def residuals(
+    picture: Float[np.ndarray, "nx ny nz"], goal: Target
+) -> tuple[Float[np.ndarray, "nx ny nz"], Float[np.ndarray, " nz"]]:
+    """What an image leaves of each slice, and the factor on each of its slices."""
+    centred = picture - picture.mean((0, 1))
+    norm = np.maximum(np.square(centred).sum((0, 1)), 1e-20)
+    factor = np.maximum((centred * goal.images).sum((0, 1)) / norm, 0.0)  # an inverted image explains nothing
+    return goal.images - factor * centred, factor
+
+
+def beforehand(h: Hypothesis) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
+    """Mean and spread of each value before the stack is seen."""
+    n, e = len(h.there), len(ELEMENTS)
+    tip = range(OF_TIP)
+    means = np.concatenate([np.zeros(OF_ATOM * n + OF_ELEMENT * e), [TIP_MEANS.get(k, 0.0) for k in tip]])
+    spreads = [*SPREAD_OF_ATOM * n, *SPREAD_OF_ELEMENT[h.force] * e, *(TIP_SPREADS[k] for k in tip)]
+    return means, np.array(spreads)
+
+
+def distances(h: Hypothesis) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, "k 2"], Float[np.ndarray, "k 3"]]:
+    """Error of each bond and angle in spreads, its atoms among the candidates, and the slope by the first of them."""
+    molecule, there = h.molecule(), np.flatnonzero(h.there)
+    bonds, angles = known_bonds(molecule), known_angles(molecule)
+    pairs, mean, spread = (np.concatenate(both) for both in zip(bonds, angles, strict=True))
+    apart = molecule.positions[pairs[:, 0]] - molecule.positions[pairs[:, 1]]
+    distance = np.maximum(np.linalg.norm(apart, axis=1), 1e-3)
+    slope = apart / (distance * mean * spread)[:, None]
+    return (distance / mean - 1) / spread, there[pairs.astype(int)], slope
+
+
+def slopes(f: Fitted, problem: Problem) -> Slopes:
+    """How the image changes with the values."""
+    return Slopes(f.hypothesis.active, picture_slopes(f.hypothesis, f.picture, problem.goal))
+
+
+def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterator[tuple[float, Hypothesis]]:
+    """Where least squares go from here, by slopes that may be those of a hypothesis close by: ever shorter steps, and
+    how each is damped."""
+    h, goal = f.hypothesis, problem.goal
+    active = known.active
+    place = np.full(len(h.values), -1)
+    place[active] = np.arange(len(active))
+    residual, factor = residuals(f.image, goal)
+    weight = np.sqrt(problem.independent * f.image[..., 0].size / np.square(residual).sum((0, 1)))
+    weight = weight.astype(np.float32)
+    along = normalised(f.image)
+    table = known.columns - known.columns.mean((1, 2), keepdims=True)
+    table -= (table * along).sum((1, 2), keepdims=True) * along
+    table *= (factor * weight).astype(np.float32)
+    flat = table.reshape(len(active), -1)
+    curvature = (flat @ flat.T).astype(float)
+    pull = (flat @ (residual * weight).astype(np.float32).ravel()).astype(float)
+    means, spreads = beforehand(h)
+    curvature[np.diag_indices(len(active))] += spreads[active] ** -2.0
+    pull -= (h.values[active] - means[active]) / spreads[active] ** 2
+    errors, pairs, slope = distances(h)
+    row = np.zeros((len(errors), len(active)))
+    for axis in range(3):
+        for end, sign in ((0, 1.0), (1, -1.0)):
+            at = place[OF_ATOM * pairs[:, end] + axis]
+            found = np.flatnonzero(at >= 0)
+            row[found, at[found]] += sign * slope[found, axis]
+    firm = 1 / (1 + np.square(errors / OUTLIER))
+    curvature += row.T @ (firm[:, None] * row)
+    pull -= row.T @ (firm * errors)
+    for _ in range(TRIES):
+        damped = curvature + np.diag(damping * np.diag(curvature))
+        values = h.values.copy()
+        values[active] += cho_solve(cho_factor(damped), pull)
+        tip = len(values) - OF_TIP
+        values[tip + STIFFNESS] = np.clip(values[tip + STIFFNESS], SOFTEST, STIFFEST)
+        values[tip + DISTANCE] = np.clip(values[tip + DISTANCE], LOWEST_DISTANCE, HIGHEST_DISTANCE)
+        values[tip + DISPERSION] = np.clip(values[tip + DISPERSION], -2.5, 0.7)
+        values[tip + SPACING] = np.clip(values[tip + SPACING], -1.5, 1.0)
+        yield damping, replace(h, values=values)
+        damping *= 10
+
+
+def improved(f: Fitted, known: Slopes, problem: Problem, damping: float) -> tuple[Fitted, float] | None:
+    """The step that lowers the cost most, if one does, and how it is damped."""
+    best = None
+    for damped, h in steps(f, known, problem, damping):
+        at = evaluated(h, problem)
+        if best is not None and (at is None or at.cost >= best[0].cost):
+            break
+        best = (at, damped) if at is not None and at.cost < f.cost else best
+    return best
+
+
+def fitted(
+    f: Fitted,
+    problem: Problem,
+    rounds: int,
+    known: Slopes | None = None,
+    enough: float = 1.0,
+    hopeless: float = np.inf,
+) -> tuple[Fitted, Slopes]:
+    """The best that so many rounds reach, fewer where one gains less than `enough`; and slopes close by.
+
+    Args:
+        known: slopes that are good enough for all rounds; if None each takes its own.
+        hopeless: a cost that is not reached any more by what is HOPEFUL times as far from it a round.
+    """
+    own, damping = known or slopes(f, problem), LEAST_DAMPING
+    for k in range(rounds):
+        found = improved(f, own, problem, damping)
+        if found is None:
+            break
+        better, damping = found[0], max(found[1] / 10, LEAST_DAMPING)
+        gained, f = f.cost - better.cost, better
+        if gained < enough or f.cost > hopeless + HOPEFUL ** (rounds - k - 1):
+            break
+        if known is None and k < rounds - 1:
+            own = slopes(f, problem)
+    return f, own
+
+
+def independent(f: Fitted, goal: Target) -> float:
+    """The share of pixels that count, by how much what is left of the stack is alike in neighbouring pixels and slices:
+    1 over the sum of the correlations to all others; 1 for white noise."""
+    residual, _ = residuals(f.image, goal)
+    residual = residual / np.maximum(np.sqrt(np.square(residual).sum((0, 1))), 1e-12)
+    spectrum = np.square(np.abs(np.fft.fftn(residual)))
+    alike = np.fft.ifftn(spectrum).real
+    alike = alike / alike.flat[0]
+    nx, ny, _ = alike.shape
+    i, j = (np.minimum(np.arange(n), n - np.arange(n)) * PIXEL for n in (nx, ny))
+    near = (np.hypot(i[:, None], j) <= ALIKE)[..., None]
+    beyond_chance = alike > 3 / np.sqrt(alike.size)
+    return float(1 / max(1.0, np.where(near & beyond_chance, alike, 0.0).sum()))

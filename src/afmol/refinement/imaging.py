@@ -1,0 +1,241 @@
+"""A hypothesis and its stack: which atoms there are, where, and what tip and forces image them.
+
+parameters (vector) -> molecule, tip, force parameters -> simulate -> slices of a window
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
+
+from ..elements import ELEMENTS, element_index
+from ..simulation import FORCES, Grid, Tip, TipParameters
+from ..simulation.forces.coulomb import COULOMB
+from ..simulation.forces.force import Scene
+from ..simulation.probe import relaxed_forces
+from ..simulation.scene import assemble, kernel_scenes
+from ..structures import Molecule, Scan
+from .charges import bond_charges
+from .slopes import column_slopes
+
+SPACING_STEP = 0.02
+"""For the difference that the slope is taken from."""
+PIXEL = 0.25
+"""A, as networks see images."""
+QUADRUPOLE = (-10.0, 20.0, -10.0)
+"""e, at 0.1, 0 and -0.1 A (Tip): the tip of the original data set, of which a share is fitted beside a charge."""
+HEIGHT = 3.0
+"""Closest approach above the topmost nucleus that parameters start from, A."""
+
+OF_ATOM = 4
+"""x, y, z (A) and charge (e): changes of each atom."""
+OF_ELEMENT = 2
+"""Logarithms of factors on each element's radius, or decay, and on its depth, or height."""
+STIFFNESS, CHARGE, SHARE, DISTANCE, DRIFT_X, DRIFT_Y, SPACING, DISPERSION = range(8)
+"""Of the tip and the scan: ln of the lateral stiffness over 0.4 N/m, charge (e), share of the quadrupole, closest
+approach less HEIGHT (A), drift from the first slice to the last (A), ln of a factor on the slices' distance (if that is
+not known), ln of a factor on the dispersion (exponentials)."""
+OF_TIP = 8
+FACTORS = {"lennard-jones": ("lj_radius", "lj_depth"), "exponential": ("pauli_decay", "pauli_height")}
+"""What the factors on an element are on."""
+
+
+class Target(NamedTuple):
+    """What is to be explained."""
+
+    images: Float[np.ndarray, "nx ny nz"]
+    """Each slice of zero mean and unit norm."""
+    size: tuple[float, float]
+    """A."""
+    above: Float[np.ndarray, " nz"]
+    """Height of each slice above the closest one, A."""
+    spacing: float
+    """Mean distance of slices, A."""
+    known: bool
+    """Whether heights are."""
+
+
+def target(scan: Scan, step: float = 0.1) -> Target:
+    """The slices at pixels of PIXEL; `step`, A, where their heights are not known."""
+    nx, ny = (max(8, round(side / PIXEL)) for side in scan.size)
+    data = torch.from_numpy(np.ascontiguousarray(scan.data.transpose(2, 0, 1), np.float32))
+    images = F.adaptive_avg_pool2d(data, (nx, ny)).permute(1, 2, 0).numpy()
+    nz = images.shape[2]
+    above = step * np.arange(nz - 1, -1, -1) if scan.heights is None else scan.heights - scan.heights.min()
+    return Target(normalised(images), scan.size, above, float(above[0]) / (nz - 1), scan.heights is not None)
+
+
+def normalised(images: Float[np.ndarray, "nx ny nz"]) -> Float[np.ndarray, "nx ny nz"]:
+    """Each slice of zero mean and unit norm."""
+    centred = images - images.mean((0, 1))
+    return centred / np.maximum(np.sqrt(np.square(centred).sum((0, 1))), 1e-12)
+
+
+@dataclass(frozen=True, eq=False)
+class Hypothesis:
+    """What may be in a stack: some of the candidates, each an element."""
+
+    candidates: Molecule
+    """As the network saw them."""
+    there: Bool[np.ndarray, " n"]
+    numbers: Int[np.ndarray, " n"]
+    force: str
+    steps: int
+    """Of the oscillation, each as long as the slices' distance."""
+    known: bool
+    """Whether the slices' distance is."""
+    values: Float[np.ndarray, " p"]
+    """OF_ATOM for each candidate, OF_ELEMENT for each of ELEMENTS, OF_TIP; of what is not there they mean nothing."""
+
+    @property
+    def active(self) -> Int[np.ndarray, " a"]:
+        """Places of the values that count."""
+        n = len(self.there)
+        there = np.flatnonzero(self.there)
+        elements = np.unique(element_index(self.numbers[there]))
+        off = {SPACING} if self.known else set()
+        off |= {DISPERSION} if self.force == "lennard-jones" else set()
+        tip = np.array([k for k in range(OF_TIP) if k not in off])
+        return np.concatenate(
+            [
+                (OF_ATOM * there[:, None] + np.arange(OF_ATOM)).ravel(),
+                OF_ATOM * n + (OF_ELEMENT * elements[:, None] + np.arange(OF_ELEMENT)).ravel(),
+                OF_ATOM * n + OF_ELEMENT * len(ELEMENTS) + tip,
+            ]
+        )
+
+    def tip_value(self, which: int) -> float:
+        """One of the tip's values."""
+        return float(self.values[len(self.values) - OF_TIP + which])
+
+    def molecule(self) -> Molecule:
+        """The atoms where they are, with the bonds that are likely and charges; z as of the candidates."""
+        shifts = self.values[: OF_ATOM * len(self.there)].reshape(-1, OF_ATOM)
+        moved = replace(self.candidates, positions=self.candidates.positions + shifts[:, :3], numbers=self.numbers)
+        there = np.flatnonzero(self.there)
+        molecule = moved.taken(there).with_likely_bonds()
+        return replace(molecule, charges=bond_charges(molecule) + shifts[there, 3])
+
+
+def start(
+    candidates: Molecule, there: Bool[np.ndarray, " n"], numbers: Int[np.ndarray, " n"], known: bool
+) -> Hypothesis:
+    """A hypothesis whose values are all zero but for what tips commonly have."""
+    values = np.zeros(OF_ATOM * len(there) + OF_ELEMENT * len(ELEMENTS) + OF_TIP)
+    tip = len(values) - OF_TIP
+    values[[tip + CHARGE, tip + SHARE]] = 0.03, 0.1
+    return Hypothesis(candidates, there, numbers, "lennard-jones", 9, known, values)
+
+
+class Picture(NamedTuple):
+    """The slices of a hypothesis, and the probe that made them."""
+
+    slices: Float[np.ndarray, "nx ny nz"]
+    probe: Float[np.ndarray, "nx ny height 7"]
+    scene: Scene
+    weights: Float[np.ndarray, "height nz"]
+    """From forces to slices."""
+    tip: Tip
+    molecule: Molecule
+    parameters: dict[str, Float[np.ndarray, " n"]]
+    """The force model's."""
+    top: float
+
+
+def pictured(hypothesis: Hypothesis, goal: Target, top: float) -> Picture:
+    """The slices of a hypothesis; `top`: height that closest approaches are counted from, A.
+
+    Raises:
+        ScanError, MoleculeError: it cannot be simulated.
+    """
+    h, molecule, force = hypothesis, hypothesis.molecule(), FORCES[hypothesis.force]
+    charge, share, stretch = h.tip_value(CHARGE), h.tip_value(SHARE), float(np.exp(h.tip_value(SPACING)))
+    tip = Tip(
+        charges=tuple(share * q + (charge if k == 1 else 0.0) for k, q in enumerate(QUADRUPOLE)),
+        stiffness=float(0.4 * np.exp(h.tip_value(STIFFNESS))),
+        amplitude=h.steps * goal.spacing * stretch,
+        steps=h.steps,
+    )
+    heights = top + HEIGHT + h.tip_value(DISTANCE) + tip.bond_length + goal.above * stretch
+    nx, ny, _ = goal.images.shape
+    grid = Grid((0.0, 0.0), goal.size, (nx, ny), heights)
+    factors = h.values[OF_ATOM * len(h.there) :][: OF_ELEMENT * len(ELEMENTS)].reshape(-1, OF_ELEMENT)
+    of_each = np.exp(factors[element_index(molecule.numbers)])
+    parameters = dict(force.defaults(molecule.numbers))
+    for k, name in enumerate(FACTORS[h.force]):
+        parameters[name] = parameters[name] * of_each[:, k]
+    if h.force != "lennard-jones":
+        parameters["c6"] = parameters["c6"] * np.exp(h.tip_value(DISPERSION))
+    owner, numbers = np.zeros(len(molecule), np.int64), TipParameters.of([tip], np.zeros(0))
+    positions = molecule.positions.astype(float)
+    scenes = assemble(force, positions, molecule.charges, parameters, owner, [grid], [tip], numbers)
+    (scene,) = kernel_scenes(scenes, np.float32)
+    (vertical,), (probe,) = relaxed_forces(force, [scene], 1, keep_probe=True)
+    weights = scenes.weights[0].astype(np.float32)
+    slices = drifted(np.tensordot(vertical, weights, 1), goal, h.tip_value(DRIFT_X), h.tip_value(DRIFT_Y))
+    return Picture(slices, probe, scene, weights, tip, molecule, parameters, top)
+
+
+def drifted(
+    slices: Float[np.ndarray, "*rows nx ny nz"], goal: Target, x: float, y: float
+) -> Float[np.ndarray, "*rows nx ny nz"]:
+    """Slices that moved evenly by x and y (A) from the first to the last, the middle where it was."""
+    if x == 0 and y == 0:
+        return slices
+    out = np.empty_like(slices)
+    nx, ny, nz = slices.shape[-3:]
+    still = (0.0,) * (slices.ndim - 3)
+    for k, t in enumerate(np.linspace(-0.5, 0.5, nz)):
+        shift = (*still, t * x * nx / goal.size[0], t * y * ny / goal.size[1])
+        out[..., k] = ndimage.shift(slices[..., k], shift, order=1, mode="nearest")
+    return out
+
+
+def picture_slopes(hypothesis: Hypothesis, picture: Picture, goal: Target) -> Float[np.ndarray, "a nx ny nz"]:
+    """How the slices change with each of the active values."""
+    h, (_, probe, scene, weights, tip, molecule, parameters, _) = hypothesis, picture
+    n, single = len(molecule), np.float32
+    terms, by_factor = np.zeros((n, 4), single), np.zeros((n, OF_ELEMENT, 3), single)
+    if h.force == "lennard-jones":
+        terms[:, :2] = scene.atoms[:2].T
+        radius = parameters["lj_radius"]
+        share = radius / (radius + tip.probe_radius)
+        by_factor[:, 0, :2] = terms[:, :2] * share[:, None] * [12.0, 6.0]
+        by_factor[:, 1, :2] = terms[:, :2] / 2
+    else:
+        terms[:] = scene.atoms[:4].T
+        by_factor[:, 0, 1], by_factor[:, 1, 0] = terms[:, 1], terms[:, 0]
+    elements, group = np.unique(element_index(molecule.numbers), return_inverse=True)
+    rows = OF_ATOM * n + OF_ELEMENT * len(elements) + OF_TIP
+    nx, ny, nk, _ = probe.shape
+    found = np.empty((rows, nx, ny, weights.shape[1]), single)
+    of_tip = np.array([tip.charges, tip.charge_offsets], single).T
+    assert molecule.charges is not None
+    fixed = (scene.positions, terms, molecule.charges.astype(single), of_tip, by_factor)
+    electric = (single(COULOMB), np.array(QUADRUPOLE, single), OF_ATOM * n + OF_ELEMENT * group)
+    out = np.empty((rows, nk, ny), single)
+    for i, x in enumerate(scene.x):
+        out[:] = 0.0
+        column_slopes(
+            h.force != "lennard-jones", x, scene.y, scene.heights, scene.springs[0], *fixed, *electric, probe[i], out
+        )
+        found[:, i] = out.transpose(0, 2, 1) @ weights
+    tip_row = len(found) - OF_TIP
+    found = drifted(found, goal, h.tip_value(DRIFT_X), h.tip_value(DRIFT_Y))
+    nz = found.shape[-1]
+    t = np.linspace(-0.5, 0.5, nz, dtype=single)
+    found[tip_row + DRIFT_X] = -t * np.gradient(picture.slices, goal.size[0] / nx, axis=0)
+    found[tip_row + DRIFT_Y] = -t * np.gradient(picture.slices, goal.size[1] / ny, axis=1)
+    if not h.known:  # a factor on heights: slopes of the heights times these, and the oscillation's
+        values = h.values.copy()
+        values[len(values) - OF_TIP + SPACING] += SPACING_STEP
+        found[tip_row + SPACING] = (
+            pictured(replace(h, values=values), goal, picture.top).slices - picture.slices
+        ) / single(SPACING_STEP)
+    own = len(h.values) - OF_TIP
+    tip_rows = [tip_row + int(k) - own for k in h.active if k >= own]
+    return np.concatenate([found[:tip_row], found[tip_rows]])

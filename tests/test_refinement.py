@@ -1,0 +1,251 @@
+"""Readings tested by simulation: slopes, likelihood, and what is found of a molecule that is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from afmol import predict
+from afmol.checkpoint import load_model
+from afmol.elements import ELEMENTS, NUMBERS, bonds_by_distance, by_class, element_index
+from afmol.errors import ConfigError, ScanError
+from afmol.prediction import refined_reading
+from afmol.refinement.charges import bond_charges
+from afmol.refinement.fit import Fitted, Problem, cost_of, evaluated, independent, residuals
+from afmol.refinement.imaging import (
+    DISPERSION,
+    DISTANCE,
+    DRIFT_X,
+    DRIFT_Y,
+    OF_ATOM,
+    OF_TIP,
+    SPACING,
+    Picture,
+    Target,
+    drifted,
+    normalised,
+    picture_slopes,
+    pictured,
+    start,
+    target,
+)
+from afmol.refinement.search import changed, changes, refined
+from afmol.simulation import FORCES, TIPS, Grid, simulate, standard_heights
+from afmol.simulation.artefacts import white_noise
+from afmol.structures import Molecule, Scan
+from strategies import flat_ring, molecules, refused
+
+SIDE = 11.0
+
+
+def pyridine() -> Molecule:
+    """In the middle of an image of SIDE, the nitrogen to the right, a little tilted."""
+    ring = flat_ring()
+    ring = replace(ring, charges=bond_charges(ring))
+    lifted = ring.positions + np.array([0, 0, 0.06]) * ring.positions[:, :1]
+    return replace(ring, positions=lifted - [0, 0, lifted[:, 2].max()] + [SIDE / 2, SIDE / 2, 0.0])
+
+
+def stack_of(molecule: Molecule, noise: float = 0.05, pixel: float = 0.125, force: str = "exponential") -> Scan:
+    tip, n, model = TIPS["co"], round(SIDE / pixel), FORCES[force]
+    heights = standard_heights(molecule, tip, model.standard_distance, force=model)
+    scan = simulate(molecule, tip, Grid((0, 0), (SIDE, SIDE), (n, n), heights), force=model, parallel=False)
+    return replace(scan, data=white_noise(scan.data, noise, np.random.default_rng(0)))
+
+
+def candidates(
+    molecule: Molecule, elements: np.ndarray | None = None, confidence: np.ndarray | None = None
+) -> Molecule:
+    """As a network may hold them possible, its places 0.05 A off; `elements`: probabilities, sure ones if None."""
+    n = len(molecule)
+    off = np.random.default_rng(1).normal(0, 0.05, (n, 3))
+    if elements is None:
+        elements = np.full((n, len(ELEMENTS)), 1e-4)
+        elements[np.arange(n), element_index(molecule.numbers)] = 1 - 1e-3
+    return replace(
+        molecule,
+        positions=molecule.positions + off,
+        charges=None,
+        confidence=np.full(n, 0.999) if confidence is None else confidence,
+        element_probabilities=elements,
+        class_probabilities=by_class(elements),
+        bond_probabilities=np.ones(len(molecule.bonds)),
+    )
+
+
+def begin(molecule: Molecule, force: str = "exponential", known: bool = True):
+    c = candidates(molecule)
+    h = start(c, np.ones(len(c), bool), c.numbers.copy(), known)
+    values = h.values.copy()
+    values[len(values) - OF_TIP + DISTANCE] = 0.1
+    values[len(values) - OF_TIP + DRIFT_X] = 0.3
+    return replace(h, force=force, values=values)
+
+
+@pytest.mark.parametrize("force", ["lennard-jones", "exponential"])
+def test_slopes_are_those_of_finite_differences(force):
+    molecule, goal = pyridine(), target(stack_of(pyridine(), pixel=0.25))
+    h = begin(molecule, force, known=False)
+    slopes = picture_slopes(h, pictured(h, goal, 0.0), goal)
+    assert len(slopes) == len(h.active)
+    tip = len(h.values) - OF_TIP
+    for place, slope in zip(h.active.tolist(), slopes, strict=True):
+        if tip > place > 2 * OF_ATOM and place % 7:  # some of the atoms are enough
+            continue
+        step = 0.02 if place - tip == SPACING else 4e-3
+        ends = []
+        for sign in (1, -1):
+            values = h.values.copy()
+            values[place] += sign * step
+            ends.append(pictured(replace(h, values=values), goal, 0.0).slices.astype(float))
+        difference = (ends[0] - ends[1]) / (2 * step)
+        rounding = 2e-5 * np.linalg.norm(ends[0]) / (2 * step)
+        interpolated = 0.15 if place - tip in (DRIFT_X, DRIFT_Y) else 0.05  # linearly, and nothing beyond the rim
+        assert np.linalg.norm(difference - slope) < interpolated * np.linalg.norm(difference) + rounding, place - tip
+
+
+def picture(slices: np.ndarray) -> Picture:
+    return Picture(slices, *[None] * (len(Picture._fields) - 1))
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 10), st.floats(-5, 5))
+@settings(max_examples=10)
+def test_scale_and_offset_of_slices_do_not_count(seed, scale, offset):
+    rng = np.random.default_rng(seed)
+    images, slices = rng.normal(size=(12, 10, 4)), rng.normal(size=(12, 10, 4))
+    goal = Target(normalised(images), (3.0, 2.5), np.arange(3, -1, -1.0), 1.0, True)
+    factors = scale * rng.uniform(0.5, 2, 4)
+    plain, _ = residuals(slices, goal)
+    moved, _ = residuals(slices * factors + offset * rng.normal(size=4), goal)
+    np.testing.assert_allclose(moved, plain, atol=1e-9)
+
+
+def test_an_inverted_image_explains_nothing():
+    images = np.random.default_rng(0).normal(size=(12, 10, 4))
+    goal = Target(normalised(images), (3.0, 2.5), np.arange(3, -1, -1.0), 1.0, True)
+    left, _ = residuals(-goal.images, goal)
+    np.testing.assert_allclose(np.square(left).sum((0, 1)), 1.0)
+
+
+def test_pixels_that_are_wrong_together_count_for_fewer():
+    noise = np.random.default_rng(0).normal(size=(48, 40, 10))
+    smooth = gaussian_filter(noise, (2, 2, 0))
+    shares = []
+    for images in (noise, smooth):
+        goal = Target(normalised(images), (12.0, 10.0), np.arange(9, -1, -1.0), 0.1, True)
+        flat = np.zeros_like(images)
+        flat[0, 0] = 1.0
+        shares.append(independent(Fitted(None, 0.0, picture(flat)), goal))
+    assert shares[0] > 0.8
+    assert shares[1] == pytest.approx(1 / (4 * np.pi * 2**2), rel=0.3)  # the area of a Gaussian's autocorrelation
+
+
+def test_slices_that_drift_move_evenly_about_the_middle_one():
+    goal = Target(np.zeros((40, 40, 5)), (10.0, 10.0), np.arange(4, -1, -1.0), 1.0, True)
+    x, y = np.meshgrid(np.arange(40), np.arange(40), indexing="ij")
+    spot = np.exp(-((x - 20) ** 2 + (y - 20) ** 2) / 30)[..., None].repeat(5, -1)
+    moved = drifted(spot, goal, 2.0, -1.0)
+    centres = [((x * s).sum() / s.sum(), (y * s).sum() / s.sum()) for s in np.moveaxis(moved, -1, 0)]
+    np.testing.assert_allclose(centres, [[20 + 8 * t, 20 - 4 * t] for t in np.linspace(-0.5, 0.5, 5)], atol=0.05)
+    np.testing.assert_array_equal(drifted(spot, goal, 0.0, 0.0), spot)
+
+
+@given(molecules())
+def test_bonds_move_charge_and_make_none(molecule):
+    charges = bond_charges(molecule)
+    assert abs(charges.sum()) < 1e-9
+    order = np.random.default_rng(0).permutation(len(molecule))
+    np.testing.assert_allclose(bond_charges(molecule.taken(order)), charges[order], atol=1e-12)
+
+
+def test_charges_have_the_signs_that_chemistry_says():
+    ring = flat_ring()
+    charges = bond_charges(ring)
+    assert charges[0] < -0.3  # MMFF94: -0.62 for the nitrogen of pyridine, +0.15 for hydrogens
+    assert (charges[ring.numbers == 1] > 0.05).all()
+
+
+def test_no_atom_gets_more_neighbours_than_its_element_can_have():
+    ring = pyridine()
+    elements = np.full((len(ring), len(ELEMENTS)), 0.02)
+    elements[np.arange(len(ring)), element_index(ring.numbers)] = 0.8
+    c = candidates(ring, elements)
+    h = start(c, np.ones(len(c), bool), c.numbers.copy(), True)
+    tried = changes(h)
+    assert tried
+    for change in tried:
+        after = changed(h, change)
+        bonds = after.candidates.bonds[after.there[after.candidates.bonds].all(1)]
+        neighbours = np.bincount(bonds.ravel(), minlength=len(ring))
+        assert (neighbours[after.there & np.isin(after.numbers, [1, 9, 17, 35, 53])] <= 1).all()
+        assert (neighbours[after.there & (after.numbers == 8)] <= 2).all()
+
+
+@pytest.mark.parametrize("force", ["lennard-jones", "exponential"])
+def test_wrong_elements_and_a_missing_atom_are_found(force):
+    """The nitrogen taken for a carbon, a carbon and its hydrogen for a nitrogen."""
+    truth = pyridine()
+    n = len(truth)
+    elements = np.full((n, len(ELEMENTS)), 1e-4)
+    elements[np.arange(n), element_index(truth.numbers)] = 1 - 1e-3
+    carbon, nitrogen = element_index(np.array([6, 7]))
+    hydrogen = int(np.flatnonzero(truth.numbers == 1)[1])
+    (bare,) = set(truth.bonds[(truth.bonds == hydrogen).any(1)].ravel()) - {hydrogen}
+    elements[[0, bare]] = 1e-4
+    elements[0, [carbon, nitrogen]] = 0.8, 0.2
+    elements[bare, [carbon, nitrogen]] = 0.3, 0.7
+    confidence = np.full(n, 0.999)
+    confidence[hydrogen] = 0.2
+    c = candidates(replace(truth, numbers=NUMBERS[elements.argmax(1)]), elements, confidence)
+    reading = c.taken(np.flatnonzero(confidence > 0.5))
+    found = refined(c, reading, stack_of(truth, force=force))
+    assert found.correlation > 0.95
+    there = found.candidates.confidence > 0.5
+    assert there.all()
+    np.testing.assert_array_equal(found.candidates.numbers, truth.numbers)
+    assert found.candidates.class_probabilities[0, 2] > 0.9
+    before, after = (
+        np.linalg.norm((m.positions - truth.positions)[:, :2], axis=1).mean() for m in (c, found.candidates)
+    )
+    assert after < before / 2
+
+
+def test_a_stack_without_heights_has_its_slices_distance_fitted():
+    truth = pyridine()
+    scan = stack_of(truth, noise=0.01)
+    coarser = replace(scan, heights=None)
+    h = start(candidates(truth), np.ones(len(truth), bool), truth.numbers.copy(), known=False)
+    tip = len(h.values) - OF_TIP
+    assert tip + SPACING in h.active
+    assert tip + SPACING not in replace(h, known=True).active
+    assert tip + DISPERSION not in h.active  # Lennard-Jones has none of its own
+    assert not target(coarser).known
+    problem = Problem(target(coarser), 0.0, 1.0)
+    at = evaluated(replace(h, force="exponential"), problem)
+    assert at.cost == pytest.approx(cost_of(at.hypothesis, at.image, problem))
+
+
+def test_a_prediction_says_how_much_it_explains():
+    truth = pyridine()
+    scan = stack_of(truth)
+    plain, found = predict(scan), predict(scan, refine=True)
+    assert plain.explained is None
+    assert found.explained > 0.95
+    assert sorted(found.symbols) == sorted(truth.symbols)
+    nitrogen = found.positions[found.numbers == 7][0]
+    assert np.linalg.norm(nitrogen - truth.positions[0]) < 0.15
+    assert len(found.bonds[found.likely]) == len(bonds_by_distance(truth.positions, truth.numbers))
+
+
+def test_what_cannot_be_refined_is_said(weights, tmp_path, capsys):
+    scan = stack_of(pyridine(), pixel=0.25)
+    with pytest.raises(ConfigError, match=r"threshold of 0\.5"):
+        predict(scan, weights, 0.3, refine=True)
+    wide = Scan(np.random.default_rng(0).normal(size=(260, 30, 4)).astype(np.float32), (130.0, 15.0))
+    with pytest.raises(ScanError, match="at most 120 A"):
+        refined_reading(pyridine(), wide, load_model(weights)[0])
+    np.savez(tmp_path / "stack.npz", images=scan.data, size=scan.size)
+    refused(capsys, ["predict", tmp_path / "stack.npz", "-o", tmp_path, "--refine", "--model", "asd"], "one-pass")
