@@ -1,10 +1,10 @@
 """A model on measured stacks of known molecules: what is found, and whether its probabilities are right.
 
-    python benchmarks/measured.py [--model NAME] [--told WHAT] STACK REFERENCE [STACK REFERENCE ...]
+    python benchmarks/measured.py [--model NAME] [--told WHAT] [--refine] STACK REFERENCE [STACK REFERENCE ...]
 
 Each reference (.xyz ...) is laid on what was predicted by the turn and shift in the plane that match most atoms, its
 own mirror image excluded; heights are not compared. Probabilities of all stacks together, in ten bins. With --told formula, or
---told elements, the model is told that of each (`afmol predict --formula`).
+--told elements, the model is told that of each (`afmol predict --formula`); with --refine readings are tested by simulation.
 """
 
 import sys
@@ -67,6 +67,7 @@ def main(*arguments: str) -> None:
     """Print a line a stack and the bins."""
     model, rest = (arguments[1], arguments[2:]) if arguments[:1] == ("--model",) else (DEFAULT_MODEL, arguments)
     told, rest = (rest[1], rest[2:]) if rest[:1] == ("--told",) else ("nothing", rest)
+    refine, rest = (True, rest[1:]) if rest[:1] == ("--refine",) else (False, rest)
     counts = Comparison()
     for stack, path in zip(rest[::2], rest[1::2], strict=True):
         scan, reference = read_scan(stack), read_molecule(path)
@@ -75,7 +76,7 @@ def main(*arguments: str) -> None:
             "elements": "".join(f"{symbol}?" for symbol in dict.fromkeys(reference.symbols)),
             "formula": written(formula_of(reference)),
         }[told]
-        _, found = at_true_size(scan, predict(scan, model, formula=formula))  # as its files give it
+        _, found = at_true_size(scan, predict(scan, model, formula=formula, refine=refine))  # as its files give it
         visible = reference.within(0.8)
         there = laid(flat(reference), flat(found))
         one = compare(flat(found), there, visible)

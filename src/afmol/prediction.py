@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from .checkpoint import DEFAULT_MODEL, load_image_model
 from .composition import MOST_LOST, Formula, complete, composed, parsed, written
-from .doubts import MOST_STRETCH, doubted, doubted_stretch, other_size
+from .doubts import MOST_STRETCH, doubted, doubted_stretch, image_doubts, other_size
 from .elements import ELEMENTS
-from .errors import ConfigError, ScanError
+from .errors import ConfigError, MoleculeError, ScanError
 from .model import ImageModel, OnePass, deepest
 from .resampling import resampled, usable
 from .restraints import restrained
@@ -82,9 +82,10 @@ def predict(
             usual depth.
         formula: of the molecule, such as C24H8O6, or C24H?O6 where a number is not known: there are no other elements,
             and in each molecule of the scan no more atoms of any (composition.py).
-        progress: show a bar over the tiles, if there are several.
+        progress: show a bar over the tiles, if there are several, and over what is tried to refine.
         refine: test the reading by simulation and change what explains the stack badly (refinement/): 10 seconds for a
-            molecule of 15 atoms, minutes for one of 50. Then `explained` says how much is.
+            molecule of 15 atoms, minutes for one of 50. Then `explained` says how much is. Not where the images are
+            doubted.
 
     Raises:
         ScanError: fewer than three slices that show anything, an image too small or too large, an impossible pixel
@@ -114,9 +115,9 @@ def predict(
     if surest != 1.0 and true == 1.0 and abs(log(stretch)) >= MOST_STRETCH:
         molecule = replace(molecule, warnings=(*molecule.warnings, other_size(scan, stretch)))
     molecule = _stretched(molecule, 1 / true, 1 / true)
-    if refine and len(molecule) > 1:
+    if refine and len(molecule) > 1 and not image_doubts(stated):
         size = scan.size[0] / true, scan.size[1] / true
-        placed = refined_reading(molecule, replace(scan, size=size), network, threshold, depth, known)
+        placed = refined_reading(molecule, replace(scan, size=size), network, threshold, depth, known, progress)
     else:
         placed = _placed([molecule], network, threshold)[0]
     return _stretched(placed, true, true)
@@ -129,12 +130,17 @@ def refined_reading(
     threshold: float = 0.5,
     depth: float | None = None,
     formula: Formula | None = None,
+    progress: bool = False,
 ) -> Molecule:
     """What explains a scan best, of what the network holds possible (refinement/); `molecule`, if that fails.
 
     Args:
         molecule: as it was read. Its warnings stay.
         scan: of the size at which bonds have their lengths.
+        progress: show bars.
+
+    Raises:
+        ScanError: an image that is too large.
     """
     from .refinement import refined  # compiles when it is first used
 
@@ -146,8 +152,8 @@ def refined_reading(
     if len(reading) < 2:
         return molecule
     try:
-        found = refined(candidates, reading, scan, os.cpu_count() or 1)
-    except ScanError:  # no tip of those tried stays above what was read
+        found = refined(candidates, reading, scan, os.cpu_count() or 1, progress)
+    except MoleculeError:  # no tip of those tried stays above what was read
         return molecule
     assert found.candidates.confidence is not None
     possible = found.candidates.taken(np.flatnonzero(found.candidates.confidence >= FAINTEST_ATOM))

@@ -100,6 +100,8 @@ class Problem(NamedTuple):
     """Height that closest approaches are counted from, A."""
     independent: float
     """Share of the pixels that count."""
+    fixed: Int[np.ndarray, " k"] | None = None
+    """Places of values that stay as they are; none if None."""
 
 
 def cost_of(h: Hypothesis, picture: Float[np.ndarray, "nx ny nz"], problem: Problem) -> float:
@@ -158,8 +160,10 @@ def distances(h: Hypothesis) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, "
 
 
 def slopes(f: Fitted, problem: Problem) -> Slopes:
-    """How the image changes with the values."""
-    return Slopes(f.hypothesis.active, picture_slopes(f.hypothesis, f.picture, problem.goal))
+    """How the image changes with the values that are free."""
+    fixed = frozenset() if problem.fixed is None else frozenset(problem.fixed.tolist())
+    found = Slopes(f.hypothesis.active, picture_slopes(f.hypothesis, f.picture, problem.goal))
+    return found.of(lambda k: k not in fixed) if fixed else found
 
 
 def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterator[tuple[float, Hypothesis]]:

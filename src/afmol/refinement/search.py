@@ -7,7 +7,7 @@ A change costs what the network says against it (the logarithm of how many times
 costs by how well the changed molecule explains the stack once its own values are fitted (fit.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -15,9 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import softmax
+from tqdm import tqdm
 
 from ..elements import CATEGORIES, ELEMENTS, NUMBERS, by_class, element_index
-from ..errors import ScanError
+from ..errors import MoleculeError, ScanError
+from ..limits import check_claim
 from ..structures import Molecule, Scan
 from .fit import (
     Fitted,
@@ -30,7 +32,7 @@ from .fit import (
     residuals,
     slopes,
 )
-from .imaging import DISTANCE, OF_ATOM, OF_ELEMENT, OF_TIP, Hypothesis, Target, start, target
+from .imaging import DISTANCE, OF_ATOM, OF_ELEMENT, OF_TIP, Hypothesis, Target, normalised, start, target
 
 FORCE_MODELS = ("lennard-jones", "exponential")
 OSCILLATIONS = (4, 7, 10, 14)
@@ -42,20 +44,25 @@ until the tip is known."""
 LEAST_INDEPENDENT = 0.001
 BEHIND = 40.0
 """A force model that explains so much less, natural logarithm, is given up."""
-POSSIBLE = 0.003
+POSSIBLE = 0.001
 """Elements and atoms of less probability are not tried."""
-DEAREST = 7.0
+DEAREST = 14.0
 """What a change may cost by the network, natural logarithm."""
-MOST_CHANGES = 28
+MOST_CHANGES = 40
 MOST_NEIGHBOURS = np.array([{1: 1, 8: 2, 9: 1, 17: 1, 35: 1, 53: 1}.get(int(z), 4) for z in NUMBERS])
 """Of each of ELEMENTS, which is neutral."""
 MOST_ROUNDS = 8
+TABLES = 4
+"""Of slopes of all values, in float32, that are in memory at a time."""
 UNTRIED = 8.0
 """What was not tried costs at least so much."""
 WORTH = 5.0
 """What a change has to gain, natural logarithm."""
 TRY_ROUNDS = 6
 """In which a change is fitted."""
+SEEN, FELT, FREE = 4.5, 3.5, 4.0
+"""A change is tried in the image up to SEEN from its atom along x and y, with the atoms up to FELT farther, of which
+those up to FREE from it move, A."""
 APART = 2.6
 """Changes farther apart than this, A, are made together."""
 CLEAR = 10.0
@@ -85,7 +92,7 @@ class Change(NamedTuple):
     """By how much the network thinks less of it, natural logarithm."""
 
 
-def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 1) -> Refined:
+def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 1, progress: bool = False) -> Refined:
     """The candidates' reading that explains a scan best.
 
     Args:
@@ -93,21 +100,25 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
         reading: what it holds likeliest; each of its atoms is one of the candidates, at its place.
         scan: of the size at which bonds have their lengths.
         threads: to work on.
+        progress: show bars.
 
     Raises:
-        ScanError: the reading cannot be simulated.
+        MoleculeError: the reading cannot be simulated. ScanError: it takes too much memory.
     """
     goal = target(scan)
     there, numbers = _among(candidates, reading)
+    claimed = TABLES * 4 * OF_ATOM * len(candidates) * goal.images.size
+    check_claim(claimed, f"To refine {len(candidates)} possible atoms in an image of this size", ScanError)
     problem = Problem(goal, float(candidates.positions[there, 2].max()), 1.0)
-    best = begun(start(candidates, there, numbers, goal.known), problem)
+    best = begun(start(candidates, there, numbers, goal.known), problem, progress)
     made: list[str] = []
-    tried: list[tuple[Change, float]] = []
-    for _ in range(MOST_ROUNDS):
+    tried: dict[Change, float] = {}
+    known: dict[Change, float] = {}
+    for k in range(MOST_ROUNDS):
         problem = problem._replace(independent=max(LEAST_INDEPENDENT, independent(best, goal)))
         best = again(best, problem)
-        tried = tries(best, problem, threads)
-        good = sorted((gain, change) for change, gain in tried if gain < -WORTH)
+        tried = tries(best, problem, threads, known, f"refine: changes, {k + 1}" if progress else "")
+        good = sorted((gain, change) for change, gain in tried.items() if gain < -WORTH)
         chosen = _together(good, candidates)
         for some in ([chosen] if len(chosen) > 1 else []) + [[change] for _, change in good[:3]]:
             h = best.hypothesis
@@ -120,15 +131,16 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
             if total(at) < total(best) - WORTH:
                 made += [_told(best.hypothesis, change) for change in some]
                 best = at
+                known = {c: gain for c, gain in tried.items() if _far(c, some, candidates)}
                 break
         else:
             break
     else:
-        tried = tries(best, problem, threads)
+        tried = tries(best, problem, threads, known, "refine: probabilities" if progress else "")
     return Refined(likely(best.hypothesis, tried), correlation(best, goal), best.hypothesis.force, tuple(made))
 
 
-def likely(h: Hypothesis, tried: list[tuple[Change, float]]) -> Molecule:
+def likely(h: Hypothesis, tried: Mapping[Change, float]) -> Molecule:
     """The candidates with what each change costs as probabilities."""
     sure, elements = probabilities(h.candidates)
     places = np.arange(len(sure))
@@ -138,7 +150,7 @@ def likely(h: Hypothesis, tried: list[tuple[Change, float]]) -> Molecule:
     cost = np.where(h.there[:, None] | (np.arange(len(ELEMENTS) + 1) == len(ELEMENTS)), np.maximum(cost, UNTRIED), cost)
     cost[places, own] = 0.0
     found: dict[tuple[int, int], float] = {}
-    for change, gain in tried:
+    for change, gain in tried.items():
         atom, number = change.atoms[0]
         option = int(element_index(np.array([number]))[0]) if number else len(ELEMENTS)
         found[atom, option] = min(gain, found.get((atom, option), np.inf))
@@ -173,11 +185,13 @@ def _among(candidates: Molecule, reading: Molecule) -> tuple[Bool[np.ndarray, " 
     return there, numbers
 
 
-def begun(h: Hypothesis, problem: Problem) -> Fitted:
+def begun(h: Hypothesis, problem: Problem, progress: bool = False) -> Fitted:
     """The network's reading fitted, by the force model, oscillation and height that suit it."""
     by_force = []
     n = OF_ATOM * len(h.there)
+    bar = tqdm(total=len(FORCE_MODELS) + STAGES, desc="refine: tip and forces", mininterval=1, disable=not progress)
     for force in FORCE_MODELS:
+        bar.update()
         found = []
         for steps in OSCILLATIONS:
             for distance in DISTANCES[force]:
@@ -198,13 +212,15 @@ def begun(h: Hypothesis, problem: Problem) -> Fitted:
             best = better
         by_force.append(best)
     if not by_force:
-        raise ScanError("What was read cannot be simulated: the tip would go into it.")
+        raise MoleculeError("What was read cannot be simulated: the tip would go into it.")
     for stage in range(STAGES):
         by_force = [stepped(f, problem, stage) for f in by_force]
         counts = [independent(f, problem.goal) for f in by_force]
         scores = [again(f, problem._replace(independent=max(counts))).cost for f in by_force]
         order = np.argsort(scores)
         by_force = [by_force[k] for k in order if scores[k] < min(scores) + BEHIND]
+        bar.update()
+    bar.close()
     return by_force[0]
 
 
@@ -309,19 +325,58 @@ def changed(h: Hypothesis, change: Change) -> Hypothesis:
     return replace(h, there=there, numbers=numbers, values=values)
 
 
-def tries(f: Fitted, problem: Problem, threads: int) -> list[tuple[Change, float]]:
-    """Each change, and by how much it raises what is minimised."""
-    base = total(f)
+def tries(
+    f: Fitted, problem: Problem, threads: int, known: Mapping[Change, float], told: str = ""
+) -> dict[Change, float]:
+    """Each change, and by how much it raises what is minimised, by what its surroundings show.
+
+    Args:
+        known: of changes that need not be tried again.
+        told: what a bar says, none if empty.
+    """
 
     def tried(change: Change) -> float:
-        at = evaluated(changed(f.hypothesis, change), problem)
-        if at is None:
+        if change in known:
+            return known[change]
+        base, around, places = near_to(f.hypothesis, problem, change.atoms[0][0])
+        before = evaluated(base, around)
+        there = dict(zip(places.tolist(), range(len(places)), strict=True))
+        at = evaluated(changed(base, change._replace(atoms=tuple((there[i], z) for i, z in change.atoms))), around)
+        if before is None or at is None:
             return np.inf
-        return total(fitted(at, problem, TRY_ROUNDS, hopeless=f.cost)[0]) - base
+        before, _ = fitted(before, around, 2)
+        return total(fitted(at, around, TRY_ROUNDS, hopeless=before.cost)[0]) - total(before)
 
     which = changes(f.hypothesis)
     with ThreadPoolExecutor(threads) as pool:
-        return [*zip(which, pool.map(tried, which), strict=True)]
+        gains = tqdm(pool.map(tried, which), told, len(which), leave=False, mininterval=1, disable=not told)
+        return dict(zip(which, gains, strict=True))
+
+
+def near_to(h: Hypothesis, problem: Problem, atom: int) -> tuple[Hypothesis, Problem, Int[np.ndarray, " k"]]:
+    """The part of an image around one of the candidates, what is there of a hypothesis, of which the closest atoms
+    alone are free, and which candidates those are."""
+    goal, place = problem.goal, h.candidates.positions[atom]
+    window, origin, size = [], [], []
+    for at, n, side in zip(place[:2], goal.images.shape[:2], goal.size, strict=True):
+        pixel = side / n
+        low = int(np.clip(round((at - SEEN) / pixel), 0, max(0, n - 8)))
+        high = int(np.clip(round((at + SEEN) / pixel), low + 8, n))
+        window.append(slice(low, high))
+        origin.append(low * pixel)
+        size.append((high - low) * pixel)
+    off = np.abs(h.candidates.positions - place)[:, :2].max(1)
+    kept = np.flatnonzero(off < SEEN + FELT)
+    few = h.candidates.taken(kept)
+    n = len(h.there)
+    values = np.concatenate([h.values[: OF_ATOM * n].reshape(n, OF_ATOM)[kept].ravel(), h.values[OF_ATOM * n :]])
+    far = np.flatnonzero(np.linalg.norm(few.positions - place, axis=1) > FREE)
+    fixed = (OF_ATOM * far[:, None] + np.arange(OF_ATOM)).ravel()
+    images = normalised(goal.images[window[0], window[1]])
+    there = goal._replace(images=images, size=(size[0], size[1]))
+    moved = replace(few, positions=few.positions - [*origin, 0.0])
+    part = replace(h, candidates=moved, there=h.there[kept], numbers=h.numbers[kept], values=values)
+    return part, problem._replace(goal=there, fixed=fixed), kept
 
 
 def _together(good: list[tuple[float, Change]], candidates: Molecule) -> list[Change]:
@@ -333,6 +388,12 @@ def _together(good: list[tuple[float, Change]], candidates: Molecule) -> list[Ch
         if gain < -CLEAR and not near:
             chosen.append(change)
     return chosen
+
+
+def _far(change: Change, made: Sequence[Change], candidates: Molecule) -> bool:
+    """Whether a change is so far from those that were made that it is worth what it was."""
+    place = candidates.positions[change.atoms[0][0]]
+    return all(np.linalg.norm(candidates.positions[c.atoms[0][0]] - place) > FREE + APART for c in made)
 
 
 def _told(h: Hypothesis, change: Change) -> str:
