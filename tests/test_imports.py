@@ -44,6 +44,7 @@ ORDER = (
         "naming",
         "composition",
         "valences",
+        "refinement",
         "prediction",
         "results",
         "evaluation",

@@ -56,8 +56,12 @@ TABLES = 4
 """Of slopes of all values, in float32, that are in memory at a time."""
 UNTRIED = 8.0
 """What was not tried costs at least so much."""
+REFUSED = 1.0
+"""What was tried and not made costs at least so much: the answer has the largest probability."""
 WORTH = 5.0
 """What a change has to gain, natural logarithm."""
+CONVERGED = 12
+"""Rounds of what changes are compared with, at most."""
 TRY_ROUNDS = 6
 """In which a change is fitted."""
 SEEN, FELT, FREE = 4.5, 3.5, 4.0
@@ -116,7 +120,7 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
     known: dict[Change, float] = {}
     for k in range(MOST_ROUNDS):
         problem = problem._replace(independent=max(LEAST_INDEPENDENT, independent(best, goal)))
-        best = again(best, problem)
+        best, _ = fitted(again(best, problem), problem, CONVERGED)  # or a change gains what the fit has left to gain
         tried = tries(best, problem, threads, known, f"refine: changes, {k + 1}" if progress else "")
         good = sorted((gain, change) for change, gain in tried.items() if gain < -WORTH)
         chosen = _together(good, candidates)
@@ -128,7 +132,10 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
             if at is None:
                 continue
             at, _ = fitted(at, problem, 4)
-            if total(at) < total(best) - WORTH:
+            gained = total(at) - total(best)
+            if len(some) == 1:
+                tried[some[0]] = gained
+            if gained < -WORTH:
                 made += [_told(best.hypothesis, change) for change in some]
                 best = at
                 known = {c: gain for c, gain in tried.items() if _far(c, some, candidates)}
@@ -155,7 +162,7 @@ def likely(h: Hypothesis, tried: Mapping[Change, float]) -> Molecule:
         option = int(element_index(np.array([number]))[0]) if number else len(ELEMENTS)
         found[atom, option] = min(gain, found.get((atom, option), np.inf))
     for (atom, option), gain in found.items():
-        cost[atom, option] = max(gain, 0.0)
+        cost[atom, option] = max(gain, REFUSED)
     p = softmax(-cost, axis=1)
     confidence = 1 - p[:, -1]
     of_elements = p[:, :-1] / np.maximum(confidence, 1e-9)[:, None]
