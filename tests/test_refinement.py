@@ -230,6 +230,16 @@ def test_a_stack_without_heights_has_its_slices_distance_fitted():
     assert at.cost == pytest.approx(cost_of(at.hypothesis, at.image, problem))
 
 
+def test_slices_at_one_height_count_as_one():
+    scan = stack_of(pyridine(), pixel=0.25)
+    places = [0, 1, 1, *range(2, 10)]
+    twice = replace(scan, data=scan.data[..., places], heights=scan.heights[places])
+    np.testing.assert_array_equal(target(twice).images, target(scan).images)
+    np.testing.assert_array_equal(target(twice).above, target(scan).above)
+    with pytest.raises(ScanError, match="three heights"):
+        target(replace(scan, data=scan.data[..., :3], heights=np.array([5.0, 5.0, 4.0])))
+
+
 def test_a_prediction_says_how_much_it_explains():
     truth = pyridine()
     scan = stack_of(truth, force="lennard-jones")

@@ -115,11 +115,10 @@ def predict(
     if surest != 1.0 and true == 1.0 and abs(log(stretch)) >= MOST_STRETCH:
         molecule = replace(molecule, warnings=(*molecule.warnings, other_size(scan, stretch)))
     molecule = _stretched(molecule, 1 / true, 1 / true)
+    placed = _placed([molecule], network, threshold)[0]
     if refine and len(molecule) > 1 and not image_doubts(stated):
         size = scan.size[0] / true, scan.size[1] / true
-        placed = refined_reading(molecule, replace(scan, size=size), network, threshold, depth, known, progress)
-    else:
-        placed = _placed([molecule], network, threshold)[0]
+        placed = refined_reading(placed, replace(scan, size=size), network, threshold, depth, known, progress)
     return _stretched(placed, true, true)
 
 

@@ -1,6 +1,6 @@
 """A hypothesis and its stack: which atoms there are, where, and what tip and forces image them.
 
-parameters (vector) -> molecule, tip, force parameters -> simulate -> slices of a window
+parameters (vector) -> molecule, tip, force parameters -> simulate -> slices
 """
 
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from ..elements import ELEMENTS, element_index
+from ..errors import ScanError
 from ..simulation import FORCES, Grid, Tip, TipParameters
 from ..simulation.forces.coulomb import COULOMB
 from ..simulation.forces.force import Scene
@@ -60,7 +61,17 @@ class Target(NamedTuple):
 
 
 def target(scan: Scan, step: float = 0.1) -> Target:
-    """The slices at pixels of PIXEL; `step`, A, where their heights are not known."""
+    """The slices at pixels of PIXEL, those at one height averaged; `step`, A, where their heights are not known.
+
+    Raises:
+        ScanError: fewer than three heights.
+    """
+    if scan.heights is not None:
+        heights, place = np.unique(-scan.heights, return_inverse=True)
+        if len(heights) < 3:
+            raise ScanError("A reading can be refined where there are slices at three heights or more.")
+        means = [scan.data[..., place == k].mean(-1) for k in range(len(heights))]
+        scan = replace(scan, data=np.stack(means, -1), heights=-heights)
     nx, ny = (max(8, round(side / PIXEL)) for side in scan.size)
     data = torch.from_numpy(np.ascontiguousarray(scan.data.transpose(2, 0, 1), np.float32))
     images = F.adaptive_avg_pool2d(data, (nx, ny)).permute(1, 2, 0).numpy()

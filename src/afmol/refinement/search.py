@@ -82,9 +82,6 @@ class Refined:
     probabilities that network and simulation together give."""
     correlation: float
     """Of the stack and its simulation, mean over slices."""
-    force: str
-    changes: tuple[str, ...]
-    """What was changed of the network's reading, for people."""
 
 
 class Change(NamedTuple):
@@ -115,7 +112,6 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
     check_claim(claimed, f"To refine {len(candidates)} possible atoms in an image of this size", ScanError)
     problem = Problem(goal, float(candidates.positions[there, 2].max()), 1.0)
     best = begun(start(candidates, there, numbers, goal.known), problem, progress)
-    made: list[str] = []
     tried: dict[Change, float] = {}
     known: dict[Change, float] = {}
     for k in range(MOST_ROUNDS):
@@ -136,7 +132,6 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
             if len(some) == 1:
                 tried[some[0]] = gained
             if gained < -WORTH:
-                made += [_told(best.hypothesis, change) for change in some]
                 best = at
                 known = {c: gain for c, gain in tried.items() if _far(c, some, candidates)}
                 break
@@ -144,7 +139,7 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
             break
     else:
         tried = tries(best, problem, threads, known, "refine: probabilities" if progress else "")
-    return Refined(likely(best.hypothesis, tried), correlation(best, goal), best.hypothesis.force, tuple(made))
+    return Refined(likely(best.hypothesis, tried), correlation(best, goal))
 
 
 def likely(h: Hypothesis, tried: Mapping[Change, float]) -> Molecule:
@@ -401,12 +396,3 @@ def _far(change: Change, made: Sequence[Change], candidates: Molecule) -> bool:
     """Whether a change is so far from those that were made that it is worth what it was."""
     place = candidates.positions[change.atoms[0][0]]
     return all(np.linalg.norm(candidates.positions[c.atoms[0][0]] - place) > FREE + APART for c in made)
-
-
-def _told(h: Hypothesis, change: Change) -> str:
-    symbol = {0: "nothing"} | {e.number: e.symbol for e in ELEMENTS}
-    atom, number = change.atoms[0]
-    x, y, _ = h.candidates.positions[atom]
-    was = int(h.numbers[atom]) if h.there[atom] else 0
-    others = "".join(f", {'a hydrogen' if z else 'no hydrogen'} at it" for _, z in change.atoms[1:])
-    return f"{symbol[was]} at {x:.1f}, {y:.1f} A: {symbol[number]}{others}"
