@@ -159,33 +159,13 @@ def distances(h: Hypothesis) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, "
     return (distance / mean - 1) / spread, there[pairs.astype(int)], slope
 
 
-def slopes(f: Fitted, problem: Problem) -> Slopes:
-    """How the image changes with the values that are free."""
-    fixed = frozenset() if problem.fixed is None else frozenset(problem.fixed.tolist())
-    found = Slopes(f.hypothesis.active, picture_slopes(f.hypothesis, f.picture, problem.goal))
-    return found.of(lambda k: k not in fixed) if fixed else found
-
-
-def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterator[tuple[float, Hypothesis]]:
-    """Where least squares go from here, by slopes that may be those of a hypothesis close by: ever shorter steps, and
-    how each is damped."""
-    h, goal = f.hypothesis, problem.goal
-    active = known.active
+def known_beforehand(
+    h: Hypothesis, active: Int[np.ndarray, " a"]
+) -> tuple[Float[np.ndarray, "a a"], Float[np.ndarray, " a"]]:
+    """Curvature of the second and third term by some of the values, and where they pull them."""
     place = np.full(len(h.values), -1)
     place[active] = np.arange(len(active))
-    residual, factor = residuals(f.image, goal)
-    weight = np.sqrt(problem.independent * f.image[..., 0].size / np.square(residual).sum((0, 1)))
-    weight = weight.astype(np.float32)
-    along = normalised(f.image)
-    table = known.columns - known.columns.mean((1, 2), keepdims=True)
-    table -= (table * along).sum((1, 2), keepdims=True) * along
-    table *= (factor * weight).astype(np.float32)
-    flat = table.reshape(len(active), -1)
-    curvature = (flat @ flat.T).astype(float)
-    pull = (flat @ (residual * weight).astype(np.float32).ravel()).astype(float)
     means, spreads = beforehand(h)
-    curvature[np.diag_indices(len(active))] += spreads[active] ** -2.0
-    pull -= (h.values[active] - means[active]) / spreads[active] ** 2
     errors, pairs, slope = distances(h)
     row = np.zeros((len(errors), len(active)))
     for axis in range(3):
@@ -194,8 +174,40 @@ def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterato
             found = np.flatnonzero(at >= 0)
             row[found, at[found]] += sign * slope[found, axis]
     firm = 1 / (1 + np.square(errors / OUTLIER))
-    curvature += row.T @ (firm[:, None] * row)
-    pull -= row.T @ (firm * errors)
+    curvature = np.diag(spreads[active] ** -2.0) + row.T @ (firm[:, None] * row)
+    return curvature, -(h.values[active] - means[active]) / spreads[active] ** 2 - row.T @ (firm * errors)
+
+
+def slopes(f: Fitted, problem: Problem) -> Slopes:
+    """How the image changes with the values that are free."""
+    fixed = frozenset() if problem.fixed is None else frozenset(problem.fixed.tolist())
+    found = Slopes(f.hypothesis.active, picture_slopes(f.hypothesis, f.picture, problem.goal))
+    return found.of(lambda k: k not in fixed) if fixed else found
+
+
+def seen(
+    columns: Float[np.ndarray, "k nx ny nz"], f: Fitted, problem: Problem
+) -> tuple[Float[np.ndarray, "k px"], Float[np.ndarray, " px"]]:
+    """Changes of an image, and what it leaves of the stack, so that squares are what the first term grows by: scaled,
+    and without what offset and factor of a slice make up for."""
+    residual, factor = residuals(f.image, problem.goal)
+    weight = np.sqrt(problem.independent * f.image[..., 0].size / np.square(residual).sum((0, 1)))
+    along = normalised(f.image)
+    table = columns - columns.mean((1, 2), keepdims=True)
+    table -= (table * along).sum((1, 2), keepdims=True) * along
+    table *= (factor * weight).astype(np.float32)
+    return table.reshape(len(columns), -1), (residual * weight).astype(np.float32).ravel()
+
+
+def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterator[tuple[float, Hypothesis]]:
+    """Where least squares go from here, by slopes that may be those of a hypothesis close by: ever shorter steps, and
+    how each is damped."""
+    h, active = f.hypothesis, known.active
+    table, left = seen(known.columns, f, problem)
+    curvature, pull = (table @ table.T).astype(float), (table @ left).astype(float)
+    known_curvature, known_pull = known_beforehand(h, active)
+    curvature += known_curvature
+    pull += known_pull
     for _ in range(TRIES):
         damped = curvature + np.diag(damping * np.diag(curvature))
         values = h.values.copy()

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from scipy import ndimage
 
 from ..elements import ELEMENTS, element_index
 from ..errors import ScanError
@@ -21,7 +20,7 @@ from ..simulation.probe import relaxed_forces
 from ..simulation.scene import assemble, kernel_scenes
 from ..structures import Molecule, Scan
 from .charges import bond_charges
-from .slopes import column_slopes
+from .slopes import column_slopes, shifted
 
 SPACING_STEP = 0.02
 """For the difference that the slope is taken from."""
@@ -197,12 +196,15 @@ def drifted(
     """Slices that moved evenly by x and y (A) from the first to the last, the middle where it was."""
     if x == 0 and y == 0:
         return slices
-    out = np.empty_like(slices)
     nx, ny, nz = slices.shape[-3:]
-    still = (0.0,) * (slices.ndim - 3)
-    for k, t in enumerate(np.linspace(-0.5, 0.5, nz)):
-        shift = (*still, t * x * nx / goal.size[0], t * y * ny / goal.size[1])
-        out[..., k] = ndimage.shift(slices[..., k], shift, order=1, mode="nearest")
+    out, t = np.empty_like(slices), np.linspace(-0.5, 0.5, nz, dtype=slices.dtype)
+    stacks = (-1, nx, ny, nz)
+    shifted(
+        slices.reshape(stacks),
+        t * slices.dtype.type(x * nx / goal.size[0]),
+        t * slices.dtype.type(y * ny / goal.size[1]),
+        out.reshape(stacks),
+    )
     return out
 
 

@@ -7,10 +7,10 @@ A change costs what the network says against it (the logarithm of how many times
 costs by how well the changed molecule explains the stack once its own values are fitted (fit.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,8 @@ from ..elements import CATEGORIES, ELEMENTS, NUMBERS, by_class, element_index
 from ..errors import MoleculeError, ScanError
 from ..limits import check_claim
 from ..structures import Molecule, Scan
+from .combinations import Combination, Option, changed, combinations, searched
+from .environments import neighbours, unlikelihood
 from .fit import (
     Fitted,
     Problem,
@@ -32,7 +34,7 @@ from .fit import (
     residuals,
     slopes,
 )
-from .imaging import DISTANCE, OF_ATOM, OF_ELEMENT, OF_TIP, Hypothesis, Target, normalised, start, target
+from .imaging import DISTANCE, OF_ATOM, OF_TIP, Hypothesis, Target, start, target
 
 FORCE_MODELS = ("lennard-jones", "exponential")
 OSCILLATIONS = (4, 7, 10, 14)
@@ -47,30 +49,30 @@ BEHIND = 40.0
 POSSIBLE = 0.001
 """Elements and atoms of less probability are not tried."""
 DEAREST = 14.0
-"""What a change may cost by the network, natural logarithm."""
-MOST_CHANGES = 40
-MOST_NEIGHBOURS = np.array([{1: 1, 8: 2, 9: 1, 17: 1, 35: 1, 53: 1}.get(int(z), 4) for z in NUMBERS])
-"""Of each of ELEMENTS, which is neutral."""
-MOST_ROUNDS = 8
+"""What one change may cost by the network, natural logarithm."""
+MOST_OPTIONS = 80
+STRENGTH = 1.0
+"""Of what is plausible by itself."""
+TRUST = (1.0, 0.2)
+"""In least squares."""
+WIDTH, TOGETHER = 20, 6
+"""Of the search through combinations, and how many changes they are of."""
+PROPOSED = 6
+"""By each trust."""
+MOST_MOVES, PATIENCE = 12, 3
+"""From hypothesis to hypothesis, and how many of them in a row may be no better."""
 TABLES = 4
 """Of slopes of all values, in float32, that are in memory at a time."""
 UNTRIED = 8.0
 """What was not tried costs at least so much."""
 REFUSED = 1.0
 """What was tried and not made costs at least so much: the answer has the largest probability."""
-WORTH = 5.0
-"""What a change has to gain, natural logarithm."""
-CONVERGED = 12
-"""Rounds of what changes are compared with, at most."""
-TRY_ROUNDS = 6
-"""In which a change is fitted."""
-SEEN, FELT, FREE = 4.5, 3.5, 4.0
-"""A change is tried in the image up to SEEN from its atom along x and y, with the atoms up to FELT farther, of which
-those up to FREE from it move, A."""
-APART = 2.6
-"""Changes farther apart than this, A, are made together."""
-CLEAR = 10.0
-"""What each of them has to gain."""
+WORTH = 0.5
+"""What is better is so by that, natural logarithm."""
+ROUNDS = 12
+"""In which what is compared is fitted, at most."""
+Graph = tuple[int, ...]
+"""The atomic number of each candidate, 0 where no atom is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,15 +84,6 @@ class Refined:
     probabilities that network and simulation together give."""
     correlation: float
     """Of the stack and its simulation, mean over slices."""
-
-
-class Change(NamedTuple):
-    """An atom otherwise, and its hydrogens with it."""
-
-    atoms: tuple[tuple[int, int], ...]
-    """Which of the candidates becomes what; 0: no atom. The first one is what the change is about."""
-    price: float
-    """By how much the network thinks less of it, natural logarithm."""
 
 
 def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 1, progress: bool = False) -> Refined:
@@ -111,53 +104,72 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
     claimed = TABLES * 4 * OF_ATOM * len(candidates) * goal.images.size
     check_claim(claimed, f"To refine {len(candidates)} possible atoms in an image of this size", ScanError)
     problem = Problem(goal, float(candidates.positions[there, 2].max()), 1.0)
-    best = begun(start(candidates, there, numbers, goal.known), problem, progress)
-    tried: dict[Change, float] = {}
-    known: dict[Change, float] = {}
-    for k in range(MOST_ROUNDS):
-        problem = problem._replace(independent=max(LEAST_INDEPENDENT, independent(best, goal)))
-        best, _ = fitted(again(best, problem), problem, CONVERGED)  # or a change gains what the fit has left to gain
-        tried = tries(best, problem, threads, known, f"refine: changes, {k + 1}" if progress else "")
-        good = sorted((gain, change) for change, gain in tried.items() if gain < -WORTH)
-        chosen = _together(good, candidates)
-        for some in ([chosen] if len(chosen) > 1 else []) + [[change] for _, change in good[:3]]:
-            h = best.hypothesis
-            for change in some:
-                h = changed(h, change)
-            at = evaluated(h, problem)
-            if at is None:
-                continue
-            at, _ = fitted(at, problem, 4)
-            gained = total(at) - total(best)
-            if len(some) == 1:
-                tried[some[0]] = gained
-            if gained < -WORTH:
-                best = at
-                known = {c: gain for c, gain in tried.items() if _far(c, some, candidates)}
-                break
+    here = begun(start(candidates, there, numbers, goal.known), problem, progress)
+    problem = problem._replace(independent=LEAST_INDEPENDENT)
+    best, idle = here, 0
+    been, fits = set[Graph](), dict[Graph, Hypothesis]()
+    bar = tqdm(total=MOST_MOVES, desc="refine: atoms and elements", mininterval=1, disable=not progress)
+    for _ in range(MOST_MOVES):
+        problem = problem._replace(independent=max(problem.independent, independent(here, goal)))
+        here, known = fitted(again(here, problem), problem, ROUNDS)  # or a change gains what the fit has left to gain
+        best = again(best, problem)
+        if not been or total(here) < total(best) - WORTH:
+            best = here = oscillating(here, known, problem)
+            idle = 0
         else:
+            idle += 1
+        been.add(graph(here.hypothesis))
+        fits[graph(here.hypothesis)] = here.hypothesis
+        if idle == PATIENCE:
             break
-    else:
-        tried = tries(best, problem, threads, known, "refine: probabilities" if progress else "")
-    return Refined(likely(best.hypothesis, tried), correlation(best, goal))
+        new = [h for h in proposed(here, problem, threads) if graph(h) not in been]
+        ends = _all_fitted([fits.get(graph(h), h) for h in new], problem, threads)
+        fits |= {graph(f.hypothesis): f.hypothesis for f in ends}
+        if not ends:
+            break
+        here = min(ends, key=total)
+        bar.update()
+    bar.close()
+    at_end = [f for h in fits.values() if (f := evaluated(h, problem)) is not None]
+    return Refined(
+        likely(best.hypothesis, [(f.hypothesis, total(f) - total(best)) for f in at_end]), correlation(best, goal)
+    )
 
 
-def likely(h: Hypothesis, tried: Mapping[Change, float]) -> Molecule:
-    """The candidates with what each change costs as probabilities."""
+def graph(h: Hypothesis) -> Graph:
+    """What is where."""
+    return tuple(np.where(h.there, h.numbers, 0).tolist())
+
+
+def _all_fitted(hypotheses: Sequence[Hypothesis], problem: Problem, threads: int) -> list[Fitted]:
+    """Those that can be simulated."""
+
+    def one(h: Hypothesis) -> Fitted | None:
+        at = evaluated(h, problem)
+        return None if at is None else fitted(at, problem, ROUNDS)[0]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [f for f in pool.map(one, hypotheses) if f is not None]
+
+
+def likely(h: Hypothesis, others: Sequence[tuple[Hypothesis, float]]) -> Molecule:
+    """The candidates with what it costs to have them otherwise as probabilities.
+
+    Args:
+        others: hypotheses that were fitted, and how much more is minimised by them.
+    """
     sure, elements = probabilities(h.candidates)
     places = np.arange(len(sure))
     options = np.column_stack([sure[:, None] * elements, 1 - sure])
-    own = np.where(h.there, element_index(h.numbers), len(ELEMENTS))
+    own = _option(h)
     cost = np.log(options[places, own])[:, None] - np.log(options)
     cost = np.where(h.there[:, None] | (np.arange(len(ELEMENTS) + 1) == len(ELEMENTS)), np.maximum(cost, UNTRIED), cost)
+    tried = np.full_like(cost, np.inf)
+    for other, more in others:
+        option = _option(other)
+        tried[places, option] = np.minimum(tried[places, option], max(more, REFUSED))
+    cost = np.where(np.isfinite(tried), tried, cost)
     cost[places, own] = 0.0
-    found: dict[tuple[int, int], float] = {}
-    for change, gain in tried.items():
-        atom, number = change.atoms[0]
-        option = int(element_index(np.array([number]))[0]) if number else len(ELEMENTS)
-        found[atom, option] = min(gain, found.get((atom, option), np.inf))
-    for (atom, option), gain in found.items():
-        cost[atom, option] = max(gain, REFUSED)
     p = softmax(-cost, axis=1)
     confidence = 1 - p[:, -1]
     of_elements = p[:, :-1] / np.maximum(confidence, 1e-9)[:, None]
@@ -170,6 +182,11 @@ def likely(h: Hypothesis, tried: Mapping[Change, float]) -> Molecule:
         element_probabilities=of_elements,
         class_probabilities=by_class(of_elements),
     )
+
+
+def _option(h: Hypothesis) -> Int[np.ndarray, " n"]:
+    """What each atom is: its place among ELEMENTS, or behind them if it is not there."""
+    return np.where(h.there, element_index(h.numbers), len(ELEMENTS))
 
 
 def correlation(f: Fitted, goal: Target) -> float:
@@ -258,141 +275,64 @@ def probabilities(candidates: Molecule) -> tuple[Float[np.ndarray, " n"], Float[
 
 
 def total(f: Fitted) -> float:
-    """Cost with what the network says of the hypothesis."""
+    """Cost with what the network and the training molecules say of the hypothesis."""
     h = f.hypothesis
     sure, elements = probabilities(h.candidates)
     of_each = elements[np.arange(len(sure)), element_index(h.numbers)]
-    return f.cost - float(np.log(np.where(h.there, sure * of_each, 1 - sure)).sum())
+    said = float(np.log(np.where(h.there, sure * of_each, 1 - sure)).sum())
+    return f.cost - said + STRENGTH * unlikelihood(graph(h), bonded(h.candidates))
 
 
-def changes(h: Hypothesis) -> list[Change]:
-    """What may be otherwise, the likeliest first: an atom comes that is bonded to one there, goes, is another element;
-    or is another element and its hydrogens come or go with it."""
+def bonded(candidates: Molecule) -> list[list[int]]:
+    """The atoms that each may be bonded to."""
+    return neighbours(len(candidates), candidates.bonds[candidates.likely])
+
+
+def options(h: Hypothesis) -> list[Option]:
+    """What may be otherwise, the likeliest first: an atom comes that is bonded to one there, goes, is another
+    element."""
     sure, elements = probabilities(h.candidates)
-    bonds = h.candidates.bonds[h.candidates.likely]
-    near: list[list[int]] = [[] for _ in h.there]
-    for i, j in bonds.tolist():
-        near[i].append(j)
-        near[j].append(i)
-    own = element_index(h.numbers)
-    price_of = np.log(np.where(h.there, sure * elements[np.arange(len(sure)), own], 1 - sure))
-
-    def priced(atoms: tuple[tuple[int, int], ...]) -> Change:
-        new = [
-            np.log(1 - sure[i] if z == 0 else sure[i] * elements[i, element_index(np.array([z]))[0]]) for i, z in atoms
-        ]
-        return Change(atoms, float(sum(price_of[i] for i, _ in atoms) - sum(new)))
-
-    found = []
+    near, own, found = bonded(h.candidates), element_index(h.numbers), []
     for i, there in enumerate(h.there.tolist()):
         if not there and not any(h.there[j] for j in near[i]):
             continue
-        options = [
-            int(NUMBERS[k]) for k in np.flatnonzero(elements[i] * sure[i] > POSSIBLE) if k != own[i] or not there
-        ]
-        hydrogens = [j for j in near[i] if h.numbers[j] == 1 and len(near[j]) == 1]
-        seen = tuple((j, 0) for j in hydrogens if h.there[j])
-        unseen = tuple((j, 1) for j in hydrogens if not h.there[j] and sure[j] > POSSIBLE)
-        for z in options:
-            found.append(priced(((i, z),)))
-            if z > 1 and there:
-                found += [priced(((i, z), *some)) for some in (seen, unseen) if some]
-        if there and 1 - sure[i] > POSSIBLE:
-            found.append(priced(((i, 0),)))
-    found = [c for c in found if c.price < DEAREST and not crowded(h, changed(h, c), near)]
-    return sorted(found, key=lambda change: change.price)[:MOST_CHANGES]
+        now = sure[i] * elements[i, own[i]] if there else 1 - sure[i]
+        if there:
+            found.append(Option(i, 0, float(np.log(now / (1 - sure[i])))))
+        for k, z in enumerate(NUMBERS.tolist()):
+            if (then := sure[i] * elements[i, k]) > POSSIBLE and not (there and k == own[i]):
+                found.append(Option(i, z, float(np.log(now / then))))
+    return sorted((o for o in found if o.price < DEAREST), key=lambda o: o.price)[:MOST_OPTIONS]
 
 
-def crowded(before: Hypothesis, after: Hypothesis, near: Sequence[Sequence[int]]) -> bool:
-    """Whether an atom has more neighbours than its element can have, and more beyond that than before."""
+def proposed(f: Fitted, problem: Problem, threads: int) -> list[Hypothesis]:
+    """Other hypotheses that look best by least squares, and that look best where these are trusted less: far from
+    where they were taken they say little, and what is plausible by itself says more."""
+    h = f.hypothesis
+    near, before = bonded(h.candidates), graph(h)
+    sums = combinations(f, problem, options(h), threads)
 
-    def beyond(h: Hypothesis) -> Int[np.ndarray, " n"]:
-        neighbours = np.array([h.there[list(others)].sum() for others in near])
-        return np.where(h.there, np.maximum(0, neighbours - MOST_NEIGHBOURS[element_index(h.numbers)]), 0)
+    @cache
+    def parts(chosen: Combination) -> tuple[float, float]:
+        made = [o for k in chosen if (o := sums.options[k])]
+        after = list(before)
+        for o in made:
+            after[o.atom] = o.number
+        plausible = STRENGTH * (unlikelihood(after, near) - of_none)
+        return sums.gained(chosen), plausible + sum(o.price for o in made)
 
-    return bool((beyond(after) > beyond(before)).any())
+    of_none = unlikelihood(before, near)
+    found: dict[Graph, Hypothesis] = {}
+    for trust in TRUST:
 
+        def score(chosen: Combination, trust: float = trust) -> float:
+            image, known = parts(chosen)
+            return trust * image + known
 
-def changed(h: Hypothesis, change: Change) -> Hypothesis:
-    """A hypothesis with some atoms otherwise; an element that is new in it has the force model's own values."""
-    there, numbers, values = h.there.copy(), h.numbers.copy(), h.values.copy()
-    for atom, number in change.atoms:
-        there[atom] = number > 0
-        if number:
-            numbers[atom] = number
-            element = int(element_index(numbers[atom : atom + 1])[0])
-            if element not in element_index(h.numbers[h.there]):
-                at = OF_ATOM * len(there) + OF_ELEMENT * element
-                values[at : at + OF_ELEMENT] = 0.0
-    return replace(h, there=there, numbers=numbers, values=values)
-
-
-def tries(
-    f: Fitted, problem: Problem, threads: int, known: Mapping[Change, float], told: str = ""
-) -> dict[Change, float]:
-    """Each change, and by how much it raises what is minimised, by what its surroundings show.
-
-    Args:
-        known: of changes that need not be tried again.
-        told: what a bar says, none if empty.
-    """
-
-    def tried(change: Change) -> float:
-        if change in known:
-            return known[change]
-        base, around, places = near_to(f.hypothesis, problem, change.atoms[0][0])
-        before = evaluated(base, around)
-        there = dict(zip(places.tolist(), range(len(places)), strict=True))
-        at = evaluated(changed(base, change._replace(atoms=tuple((there[i], z) for i, z in change.atoms))), around)
-        if before is None or at is None:
-            return np.inf
-        before, _ = fitted(before, around, 2)
-        return total(fitted(at, around, TRY_ROUNDS, hopeless=before.cost)[0]) - total(before)
-
-    which = changes(f.hypothesis)
-    with ThreadPoolExecutor(threads) as pool:
-        gains = tqdm(pool.map(tried, which), told, len(which), leave=False, mininterval=1, disable=not told)
-        return dict(zip(which, gains, strict=True))
-
-
-def near_to(h: Hypothesis, problem: Problem, atom: int) -> tuple[Hypothesis, Problem, Int[np.ndarray, " k"]]:
-    """The part of an image around one of the candidates, what is there of a hypothesis, of which the closest atoms
-    alone are free, and which candidates those are."""
-    goal, place = problem.goal, h.candidates.positions[atom]
-    window, origin, size = [], [], []
-    for at, n, side in zip(place[:2], goal.images.shape[:2], goal.size, strict=True):
-        pixel = side / n
-        low = int(np.clip(round((at - SEEN) / pixel), 0, max(0, n - 8)))
-        high = int(np.clip(round((at + SEEN) / pixel), low + 8, n))
-        window.append(slice(low, high))
-        origin.append(low * pixel)
-        size.append((high - low) * pixel)
-    off = np.abs(h.candidates.positions - place)[:, :2].max(1)
-    kept = np.flatnonzero(off < SEEN + FELT)
-    few = h.candidates.taken(kept)
-    n = len(h.there)
-    values = np.concatenate([h.values[: OF_ATOM * n].reshape(n, OF_ATOM)[kept].ravel(), h.values[OF_ATOM * n :]])
-    far = np.flatnonzero(np.linalg.norm(few.positions - place, axis=1) > FREE)
-    fixed = (OF_ATOM * far[:, None] + np.arange(OF_ATOM)).ravel()
-    images = normalised(goal.images[window[0], window[1]])
-    there = goal._replace(images=images, size=(size[0], size[1]))
-    moved = replace(few, positions=few.positions - [*origin, 0.0])
-    part = replace(h, candidates=moved, there=h.there[kept], numbers=h.numbers[kept], values=values)
-    return part, problem._replace(goal=there, fixed=fixed), kept
-
-
-def _together(good: list[tuple[float, Change]], candidates: Molecule) -> list[Change]:
-    """The changes that gain most, as far from each other as not to matter to each other."""
-    chosen: list[Change] = []
-    for gain, change in good:
-        place = candidates.positions[change.atoms[0][0]]
-        near = any(np.linalg.norm(candidates.positions[c.atoms[0][0]] - place) < APART for c in chosen)
-        if gain < -CLEAR and not near:
-            chosen.append(change)
-    return chosen
-
-
-def _far(change: Change, made: Sequence[Change], candidates: Molecule) -> bool:
-    """Whether a change is so far from those that were made that it is worth what it was."""
-    place = candidates.positions[change.atoms[0][0]]
-    return all(np.linalg.norm(candidates.positions[c.atoms[0][0]] - place) > FREE + APART for c in made)
+        scores, wanted = searched(sums.options, score, WIDTH, TOGETHER), len(found) + PROPOSED
+        for chosen in sorted(scores, key=scores.__getitem__):
+            after = changed(h, {o.atom: o.number for k in chosen if (o := sums.options[k])})
+            found.setdefault(graph(after), after)
+            if len(found) == wanted:
+                break
+    return list(found.values())

@@ -113,3 +113,26 @@ def column_slopes(
                 out[tip_row + 7, k, j] += t2 * g2
         for j in range(ny):
             out[tip_row, k, j] = k_lateral * (probe[j, k, 3] * probe[j, k, 0] + probe[j, k, 4] * probe[j, k, 1])
+
+
+@njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
+def shifted(slices, x, y, out):
+    """Slices (rows, nx, ny, nz), each moved by x[k] and y[k] pixels and interpolated linearly, into `out`; what comes
+    from beyond the border is as on it."""
+    rows, nx, ny, nz = slices.shape
+    for k in range(nz):
+        whole_x, whole_y = int(np.floor(-x[k])), int(np.floor(-y[k]))
+        part_x, part_y = -x[k] - whole_x, -y[k] - whole_y
+        w00, w01 = (1 - part_x) * (1 - part_y), (1 - part_x) * part_y
+        w10, w11 = part_x * (1 - part_y), part_x * part_y
+        for row in range(rows):
+            for i in range(nx):
+                i0, i1 = min(max(i + whole_x, 0), nx - 1), min(max(i + whole_x + 1, 0), nx - 1)
+                for j in range(ny):
+                    j0, j1 = min(max(j + whole_y, 0), ny - 1), min(max(j + whole_y + 1, 0), ny - 1)
+                    out[row, i, j, k] = (
+                        w00 * slices[row, i0, j0, k]
+                        + w01 * slices[row, i0, j1, k]
+                        + w10 * slices[row, i1, j0, k]
+                        + w11 * slices[row, i1, j1, k]
+                    )

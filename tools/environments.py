@@ -1,0 +1,45 @@
+"""Makes src/afmol/refinement/environments.csv: how many visible atoms have which neighbours.
+
+usage: python tools/environments.py molecules/train.npz [MOLECULES]
+
+Molecules are laid down as they are for training; atoms to 1.5 A count, as deep as models look, and bonds between them.
+"""
+
+import csv
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from afmol.data.bending import lay_down
+from afmol.data.molecules import FLAT, load_molecules
+from afmol.elements import BY_NUMBER
+from afmol.lengths import kinds
+from afmol.refinement.environments import Environment, environments, neighbours
+
+DEPTH, TILT = 1.5, 5.0
+OUT = Path(__file__).parent.parent / "src" / "afmol" / "refinement" / "environments.csv"
+
+
+def main(source: str, count: int = 60000) -> None:
+    """The table, half of it flat molecules."""
+    molecules, rng = load_molecules(source, "train"), np.random.default_rng(0)
+    flat = np.flatnonzero(molecules.flatness < FLAT)
+    half = (rng.choice(flat, count // 2), rng.choice(len(molecules), count // 2))
+    found: Counter[Environment] = Counter()
+    for k in np.concatenate(half).tolist():
+        m = lay_down(molecules[k], rng, TILT)
+        m = m.taken(np.flatnonzero(m.positions[:, 2] >= m.positions[:, 2].max() - DEPTH))
+        found.update(environments(kinds(m.numbers, m.bonds), neighbours(len(m), m.bonds)))
+    with OUT.open("w", newline="") as file:
+        written = csv.writer(file, lineterminator="\n")
+        written.writerow(["element", "neighbours", "atoms"])
+        for (z, around), atoms in sorted(found.items()):
+            told = " ".join(f"{BY_NUMBER[other].symbol}{n}" for other, n in around)
+            written.writerow([BY_NUMBER[z].symbol, told, atoms])
+    print(f"{OUT}: {len(found)} environments of {found.total()} atoms")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:3]))
