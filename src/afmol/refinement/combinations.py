@@ -17,6 +17,7 @@ are gone do not count; those of atoms and elements that come do.
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +25,16 @@ from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
 
 from ..elements import element_index
-from .fit import Fitted, Problem, beforehand, evaluated, fitted, known_beforehand, seen, slopes
-from .imaging import OF_ATOM, OF_ELEMENT, Hypothesis, picture_slopes
+from .fit import Fitted, Problem, Slopes, beforehand, evaluated, fitted, known_beforehand, seen, slopes
+from .imaging import OF_ATOM, OF_ELEMENT, Hypothesis, normalised, picture_slopes
 
+SMALL = 3000
+"""Pixels of images in which all is looked at."""
+SEEN, FELT, FREE = 4.5, 3.5, 4.0
+"""In a larger one what an option does is seen up to SEEN from its atom along x and y, with the atoms up to FELT farther,
+of which those up to FREE from it move, A."""
 ROUNDS = 3
-"""In which what an option does is fitted."""
+"""In which that is fitted."""
 HOPELESS = 1000.0
 """An option that costs so much more is not fitted on."""
 
@@ -73,53 +79,64 @@ class Combinations:
     """Values that are free without any."""
 
     off: Float[np.ndarray, " o"]
-    """By how much more each option changes it alone than least squares say."""
+    """By how much more each option changes alone what is minimised than least squares say."""
 
     def gained(self, combination: Combination) -> float:
         """By how much it changes what is minimised but for its options' prices."""
         chosen, c = sorted(combination), len(self.curvature)
+        rows, x, moved = self.solved(chosen)
+        changes = c + np.array(chosen, int)
+        columns = np.concatenate([rows, changes])
+        by = np.concatenate([x, np.ones(len(chosen))])
+        square = by @ self.products[np.ix_(columns, columns)] @ by - 2 * self.pull[columns] @ by
+        image = self.pixels / 2 * np.log(max(1e-6, 1 + square / self.pixels)) + self.off[chosen].sum()
+        all_moved = x + moved
+        curvature = self.curvature[np.ix_(rows, rows)]
+        return float(image + all_moved @ curvature @ all_moved / 2 - self.known[rows] @ all_moved)
+
+    def solved(
+        self, chosen: Sequence[int]
+    ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """The values that count, how far least squares move them, and how far the options had."""
         options = [self.options[o] for o in chosen]
         gone = [self.of_atom[o.atom] for o in options if o and not o.number]
         rows = np.delete(np.arange(self.free), np.concatenate(gone)) if gone else np.arange(self.free)
         rows = np.concatenate([rows, *(self.own[o] for o in chosen)])
-        changes = c + np.array(chosen, int)
+        changes = len(self.curvature) + np.array(chosen, int)
         block, curvature = self.products[np.ix_(rows, rows)], self.curvature[np.ix_(rows, rows)]
-        along = self.products[np.ix_(rows, changes)].sum(1)
         moved = self.moved[chosen][:, rows].sum(0)
-        known = self.known[rows] - curvature @ moved
-        x = cho_solve(cho_factor(block + curvature, check_finite=False), self.pull[rows] - along + known)
-        square = x @ block @ x + 2 * x @ along + self.products[np.ix_(changes, changes)].sum()
-        square -= 2 * (self.pull[rows] @ x + self.pull[changes].sum())
-        image = self.pixels / 2 * np.log(max(1e-6, 1 + square / self.pixels)) + self.off[chosen].sum()
-        beforehand = (
-            (x + 2 * moved) @ curvature @ x / 2 + moved @ curvature @ moved / 2 - self.known[rows] @ (x + moved)
-        )
-        return float(image + beforehand)
+        pull = self.pull[rows] - self.products[np.ix_(rows, changes)].sum(1) + self.known[rows] - curvature @ moved
+        return rows, cho_solve(cho_factor(block + curvature, check_finite=False), pull), moved
 
 
 def combinations(f: Fitted, problem: Problem, options: Sequence[Option], threads: int) -> Combinations:
     """The sums, for a hypothesis that is fitted."""
-    h, base = f.hypothesis, slopes(f, problem)
+    base = slopes(f, problem)
     with ThreadPoolExecutor(threads) as pool:
         effects = list(pool.map(lambda o: effect(f, problem, o), options))
-    places = [*base.active.tolist()]
-    own, own_rows = [], []
-    for e in effects:
-        own.append(np.arange(len(places), len(places) + (len(e.places) if e else 0)))
-        if e is not None:
-            places += e.places.tolist()
-            own_rows.append(e.columns)
-    at = np.array(places)
+    sums = _sums(f, problem, base, options, effects)
+    alone = [
+        0.0 if e is None or e.gained is None else e.gained - sums.gained(frozenset({k})) for k, e in enumerate(effects)
+    ]
+    return replace(sums, off=np.array(alone))
+
+
+def _sums(
+    f: Fitted, problem: Problem, base: Slopes, options: Sequence[Option], effects: Sequence["Effect | None"]
+) -> Combinations:
+    h, a = f.hypothesis, len(base.active)
+    known_effects = [e for e in effects if e is not None]
+    ends = a + np.cumsum([0, *(0 if e is None else len(e.places) for e in effects)])
+    at = np.concatenate([base.active, *(e.places for e in known_effects)])
     changes = np.stack([np.zeros_like(f.image) if e is None else e.image for e in effects])
-    rows = np.concatenate([base.columns, *own_rows, changes]).astype(np.float32)
+    rows = np.concatenate([base.columns, *(e.columns for e in known_effects), changes]).astype(np.float32)
     flat, left = seen(rows, f, problem)
     curvature, known = np.zeros((len(at), len(at))), np.zeros(len(at))
-    a = len(base.active)
     curvature[:a, :a], known[:a] = known_beforehand(h, base.active)
     means, spreads = beforehand(h)
     curvature[range(a, len(at)), range(a, len(at))] = spreads[at[a:]] ** -2.0
     known[a:] = -(h.values[at[a:]] - means[at[a:]]) / spreads[at[a:]] ** 2
-    sums = Combinations(
+    return Combinations(
         [o if e else None for o, e in zip(options, effects, strict=True)],
         (flat @ flat.T).astype(float),
         (flat @ left).astype(float),
@@ -128,12 +145,10 @@ def combinations(f: Fitted, problem: Problem, options: Sequence[Option], threads
         np.stack([np.zeros(len(at)) if e is None else e.moved[at] for e in effects]),
         problem.independent * f.image.size,
         {int(i): np.flatnonzero(base.active // OF_ATOM == i) for i in np.flatnonzero(h.there)},
-        own,
+        [np.arange(start, end) for start, end in pairwise(ends)],
         a,
         np.zeros(len(options)),
     )
-    alone = [0.0 if e is None else e.gained - sums.gained(frozenset({k})) for k, e in enumerate(effects)]
-    return replace(sums, off=np.array(alone))
 
 
 class Effect(NamedTuple):
@@ -147,23 +162,67 @@ class Effect(NamedTuple):
     """Their slopes."""
     moved: Float[np.ndarray, " p"]
     """How far fitting moved each value."""
-    gained: float
-    """What is minimised after it, less before."""
+    gained: float | None
+    """By how much it changes what is minimised; None if only its surroundings were looked at."""
 
 
 def effect(f: Fitted, problem: Problem, option: Option) -> Effect | None:
-    """Once all is fitted to it, in a few rounds; None if it cannot be simulated."""
-    after = changed(f.hypothesis, {option.atom: option.number})
-    at = evaluated(after, problem)
-    if at is None:
-        return None
-    at, _ = fitted(at, problem, ROUNDS, hopeless=f.cost + HOPELESS)
-    new = np.setdiff1d(after.active, f.hypothesis.active)
-    if len(new):
-        columns = picture_slopes(at.hypothesis, at.picture, problem.goal)[np.isin(after.active, new)]
+    """Once all is fitted to it, in a few rounds; in a large image by what the surroundings show, tip and forces held.
+    None if it cannot be simulated."""
+    h, n = f.hypothesis, len(f.hypothesis.there)
+    whole = changed(h, {option.atom: option.number})
+    new_in_whole = np.setdiff1d(whole.active, h.active)
+    if f.image[..., 0].size <= SMALL:
+        base, around, after, window = h, problem, whole, (slice(None), slice(None))
+        in_whole, fixed = np.arange(len(h.values)), problem.fixed
     else:
-        columns = np.zeros((0, *f.image.shape), np.float32)
-    return Effect(at.image - f.image, new, columns, at.hypothesis.values - after.values, at.cost - f.cost)
+        base, around, kept, window = near_to(h, problem, option.atom)
+        after = near_to(whole, problem, option.atom)[0]
+        atoms = (OF_ATOM * kept[:, None] + np.arange(OF_ATOM)).ravel()
+        in_whole = np.concatenate([atoms, np.arange(OF_ATOM * n, len(h.values))])
+        tip_and_forces = np.arange(len(atoms), len(in_whole))
+        fixed = np.union1d(around.fixed, tip_and_forces[~np.isin(in_whole[len(atoms) :], new_in_whole)])
+    before, at = evaluated(base, around), evaluated(after, around)
+    if before is None or at is None:
+        return None
+    at, _ = fitted(at, around._replace(fixed=fixed), ROUNDS, hopeless=before.cost + HOPELESS)
+    new = np.isin(in_whole[after.active], new_in_whole)
+    image, columns = np.zeros_like(f.image), np.zeros((int(new.sum()), *f.image.shape), np.float32)
+    image[window] = at.image - before.image
+    if new.any():
+        columns[:, *window] = picture_slopes(at.hypothesis, at.picture, around.goal)[new]
+    moved = np.zeros(len(h.values))
+    moved[in_whole] = at.hypothesis.values - after.values
+    gained = at.cost - before.cost if base is h else None
+    return Effect(image, in_whole[after.active[new]], columns, moved, gained)
+
+
+def near_to(
+    h: Hypothesis, problem: Problem, atom: int
+) -> tuple[Hypothesis, Problem, Int[np.ndarray, " k"], tuple[slice, ...]]:
+    """The part of an image around one of the candidates, what is there of a hypothesis, of which the closest atoms
+    alone are free; which candidates those are, and which pixels."""
+    goal, place = problem.goal, h.candidates.positions[atom]
+    window, origin, size = [], [], []
+    for at, n, side in zip(place[:2], goal.images.shape[:2], goal.size, strict=True):
+        pixel = side / n
+        low = int(np.clip(round((at - SEEN) / pixel), 0, max(0, n - 8)))
+        high = int(np.clip(round((at + SEEN) / pixel), low + 8, n))
+        window.append(slice(low, high))
+        origin.append(low * pixel)
+        size.append((high - low) * pixel)
+    off = np.abs(h.candidates.positions - place)[:, :2].max(1)
+    kept = np.flatnonzero(off < SEEN + FELT)
+    few = h.candidates.taken(kept)
+    n = len(h.there)
+    values = np.concatenate([h.values[: OF_ATOM * n].reshape(n, OF_ATOM)[kept].ravel(), h.values[OF_ATOM * n :]])
+    far = np.flatnonzero(np.linalg.norm(few.positions - place, axis=1) > FREE)
+    fixed = (OF_ATOM * far[:, None] + np.arange(OF_ATOM)).ravel()
+    images = normalised(goal.images[window[0], window[1]])
+    there = goal._replace(images=images, size=(size[0], size[1]))
+    moved = replace(few, positions=few.positions - [*origin, 0.0])
+    part = replace(h, candidates=moved, there=h.there[kept], numbers=h.numbers[kept], values=values)
+    return part, problem._replace(goal=there, fixed=fixed), kept, tuple(window)
 
 
 def changed(h: Hypothesis, made: dict[int, int]) -> Hypothesis:

@@ -25,7 +25,7 @@ from ..elements import BY_SYMBOL
 from ..lengths import MOST_NEIGHBOURS, Kind, ordered
 
 UNSEEN_ATOM, UNSEEN_BOND = 3e-7, 1e-3
-"""Shares that surroundings and bonds which no training molecule has count as: a bond's makes up for one of the two atoms
+"""Shares that surroundings and bonds which no training molecule has count as: a bond makes up for one of the two atoms
 that share it, which is no excuse for what is not known."""
 Environment = tuple[int, tuple[Kind, ...]]
 """Atomic number, and the kinds of the neighbours, sorted."""
