@@ -1,21 +1,25 @@
 """Readings tested by simulation: slopes, likelihood, and what is found of a molecule that is known."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from scipy.optimize import minimize
 
 from afmol import predict
 from afmol.checkpoint import load_model
 from afmol.elements import ELEMENTS, NUMBERS, bonds_by_distance, by_class, element_index
 from afmol.errors import ConfigError, ScanError
 from afmol.prediction import refined_reading
-from afmol.refinement import search
+from afmol.refinement import combinations, environments, search
 from afmol.refinement.charges import bond_charges
-from afmol.refinement.fit import Fitted, Problem, cost_of, evaluated, independent, residuals
+from afmol.refinement.combinations import Combinations, Option, effect, searched
+from afmol.refinement.environments import neighbours, unlikelihood
+from afmol.refinement.fit import Fitted, Problem, cost_of, evaluated, fitted, independent, residuals
 from afmol.refinement.imaging import (
     DISPERSION,
     DISTANCE,
@@ -33,13 +37,15 @@ from afmol.refinement.imaging import (
     start,
     target,
 )
-from afmol.refinement.search import changed, changes, refined
+from afmol.refinement.search import refined
 from afmol.simulation import FORCES, TIPS, Grid, simulate, standard_heights
 from afmol.simulation.artefacts import white_noise
 from afmol.structures import Molecule, Scan
 from strategies import flat_ring, molecules, refused
 
 SIDE = 9.0
+FEW = (("PATIENCE", 1), ("PROPOSED", 3), ("TOGETHER", 3))
+"""Enough for small molecules."""
 
 
 def pyridine() -> Molecule:
@@ -169,25 +175,119 @@ def test_charges_have_the_signs_that_chemistry_says():
     assert (charges[ring.numbers == 1] > 0.05).all()
 
 
-def test_no_atom_gets_more_neighbours_than_its_element_can_have():
+@given(molecules(), st.randoms(use_true_random=False))
+@settings(max_examples=20)
+def test_how_plausible_a_graph_is_does_not_depend_on_the_order_of_its_atoms(molecule, random):
+    order = list(range(len(molecule)))
+    random.shuffle(order)
+    of = [
+        unlikelihood(m.numbers.tolist(), neighbours(len(m), m.bonds))
+        for m in (molecule, molecule.taken(np.array(order)))
+    ]
+    assert of[0] == pytest.approx(of[1])
+
+
+def test_atoms_with_surroundings_that_molecules_have_are_more_plausible():
     ring = pyridine()
-    elements = np.full((len(ring), len(ELEMENTS)), 0.02)
-    elements[np.arange(len(ring)), element_index(ring.numbers)] = 0.8
-    c = candidates(ring, elements)
-    h = start(c, np.ones(len(c), bool), c.numbers.copy(), True)
-    tried = changes(h)
-    assert tried
-    for change in tried:
-        after = changed(h, change)
-        bonds = after.candidates.bonds[after.there[after.candidates.bonds].all(1)]
-        neighbours = np.bincount(bonds.ravel(), minlength=len(ring))
-        assert (neighbours[after.there & np.isin(after.numbers, [1, 9, 17, 35, 53])] <= 1).all()
-        assert (neighbours[after.there & (after.numbers == 8)] <= 2).all()
+    near = neighbours(len(ring), ring.bonds)
+    as_it_is = unlikelihood(ring.numbers.tolist(), near)
+    assert unlikelihood([0] * len(ring), near) == 0.0
+    bonded_to_hydrogen = int(ring.bonds[(ring.numbers[ring.bonds] == 1).any(1)][0].min())
+    for atom, number in ((0, 9), (bonded_to_hydrogen, 8), (bonded_to_hydrogen, 17)):
+        numbers = ring.numbers.tolist()
+        numbers[atom] = number  # a halogen in the ring, an oxygen with three neighbours
+        assert unlikelihood(numbers, near) > as_it_is + 5
+
+
+def test_a_tree_is_as_unlikely_as_its_conditional_probabilities_say():
+    """Water as the table has it: the oxygen's surroundings, times those of each hydrogen given the bond."""
+    atoms = {("O", "H1 H1"): 3, ("H", "O2"): 6, ("H", "C4"): 10, ("C", "H1 H1 H1 H1"): 4}
+    rows = "".join(f"{z},{around},{n}\n" for (z, around), n in atoms.items())
+    table = environments._read(f"element,neighbours,atoms\n{rows}".splitlines())
+    found = environments._unlikelihood(table, [8, 1, 1], [[1, 2], [0], [0]])
+    bonds_of_water = 2 * 6 / (2 * 6 + 10 + 16)
+    expected = np.log(3 / 23) + 2 * np.log((6 / 23) / bonds_of_water)
+    assert found == pytest.approx(-expected)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15)
+def test_combinations_are_worth_what_a_minimiser_finds(seed):
+    """Two options, of which one removes an atom and one brings its own values."""
+    rng = np.random.default_rng(seed)
+    pixels, free, own = 60, 6, 2
+    rows, left = rng.normal(size=(free + own + 2, pixels)), rng.normal(size=pixels)
+    left *= np.sqrt(pixels) / np.linalg.norm(left)  # the sum of squares is the number of pixels
+    root = rng.normal(size=(free + own, free + own))
+    curvature, known, moved = root @ root.T, rng.normal(size=free + own), rng.normal(size=(2, free + own))
+    options = [Option(0, 0, 1.0), Option(1, 7, 2.0)]
+    sums = Combinations(
+        options,
+        rows @ rows.T,
+        rows @ left,
+        curvature,
+        known,
+        moved,
+        float(pixels),
+        {0: np.arange(2), 1: np.arange(2, 4)},
+        [np.arange(0), np.arange(free, free + own)],
+        free,
+        np.zeros(2),
+    )
+    counts = np.arange(2, free + own)  # not the removed atom's
+    u = moved.sum(0)[counts]
+
+    def cost(x: np.ndarray, log: bool) -> float:
+        square = np.square(left - x @ rows[counts] - rows[-2] - rows[-1]).sum()
+        image = pixels / 2 * np.log(square / pixels) if log else square / 2
+        y = x + u
+        return image + y @ curvature[np.ix_(counts, counts)] @ y / 2 - known[counts] @ y
+
+    best = minimize(lambda x: cost(x, False), np.zeros(len(counts)), method="BFGS", options={"gtol": 1e-8}).x
+    assert sums.gained(frozenset({0, 1})) == pytest.approx(cost(best, True), rel=1e-4, abs=1e-3)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
+def test_a_wide_search_finds_the_best_combination_of_all(seed):
+    rng = np.random.default_rng(seed)
+    options = [Option(k // 2, 6 + k % 2, 0.0) for k in range(8)]
+    linear, quadratic = rng.normal(size=8), rng.normal(size=(8, 8))
+
+    def score(chosen: frozenset[int]) -> float:
+        some = np.array(sorted(chosen), int)
+        return float(linear[some].sum() + quadratic[np.ix_(some, some)].sum())
+
+    found = searched(options, score, width=1000, depth=4)
+    of_each_atom = product(*[(None, 2 * i, 2 * i + 1) for i in range(4)])
+    every = [frozenset(k for k in some if k is not None) for some in of_each_atom]
+    assert set(found) == {some for some in every if some}
+    assert min(found.values()) == min(score(some) for some in every if some)
+
+
+def test_an_option_does_the_same_in_its_surroundings_as_in_the_whole_image(monkeypatch):
+    h = begin(pyridine())
+    problem = Problem(target(stack_of(pyridine(), noise=0.01)), 0.0, 1.0)
+    f, _ = fitted(evaluated(h, problem), problem, 6)
+    (hydrogen,) = np.flatnonzero(pyridine().numbers == 1)[:1]
+    for option in (Option(int(hydrogen), 0, 1.0), Option(0, 8, 1.0)):  # one goes, one is a new element
+        after = combinations.changed(f.hypothesis, {option.atom: option.number})
+        own = np.setdiff1d(after.active, f.hypothesis.active)
+        held = np.setdiff1d(np.arange(OF_ATOM * len(h.there), len(h.values)), own)  # tip and forces, as in surroundings
+        whole = effect(f, problem._replace(fixed=held), option)
+        with monkeypatch.context() as patched:
+            patched.setattr(combinations, "SMALL", 0)
+            near = effect(f, problem, option)
+        assert whole.gained > 0
+        assert near.gained is None
+        np.testing.assert_array_equal(whole.places, near.places)
+        assert len(near.columns) == len(near.places) == (2 if option.number else 0)
+        assert np.corrcoef(whole.image.ravel(), near.image.ravel())[0, 1] > 0.9
 
 
 def test_a_wrong_element_and_a_missing_atom_are_found(monkeypatch):
     """A carbon and its hydrogen taken for a nitrogen; the true nitrogen, of which the network is not sure, stays."""
-    for name, few in (("FORCE_MODELS", ("exponential",)), ("OSCILLATIONS", (10,)), ("STAGES", 4)):  # half the time
+    for name, few in (*FEW, ("FORCE_MODELS", ("exponential",)), ("OSCILLATIONS", (10,)), ("STAGES", 4)):
         monkeypatch.setattr(search, name, few)
     truth = pyridine()
     n = len(truth)
@@ -240,7 +340,9 @@ def test_slices_at_one_height_count_as_one():
         target(replace(scan, data=scan.data[..., :3], heights=np.array([5.0, 5.0, 4.0])))
 
 
-def test_a_prediction_says_how_much_it_explains():
+def test_a_prediction_says_how_much_it_explains(monkeypatch):
+    for name, few in FEW:
+        monkeypatch.setattr(search, name, few)
     truth = pyridine()
     scan = stack_of(truth, force="lennard-jones")
     plain, found = predict(scan), predict(scan, refine=True)

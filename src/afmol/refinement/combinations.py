@@ -3,10 +3,10 @@
     equation                                                  variable   of
     minimise  sum_s (w_s / 2) |r_s - B_s x - sum_o D_os|^2    r_s        slice: what is left of it, as in fit.py
               + (x + u)^T P (x + u) / 2 - p^T (x + u)         B_s        its slopes by the values
-              over x                                          D_os       option: what it changes in the slice, once its
-                                                                         own surroundings have been fitted
+              over x                                          D_os       option: what it changes in the slice, once it
+                                                                         has been fitted by itself
                                                               w_s        W by the square of r_s
-                                                              u          how far fitting them moved values
+                                                              u          how far that moved values
                                                               P, p       what is known beforehand: curvature and pull
 
 An atom's forces add to those of others, so what options change adds up, nearly; what atoms, tip and forces make up for
@@ -31,7 +31,7 @@ from .imaging import OF_ATOM, OF_ELEMENT, Hypothesis, normalised, picture_slopes
 SMALL = 3000
 """Pixels of images in which all is looked at."""
 SEEN, FELT, FREE = 4.5, 3.5, 4.0
-"""In a larger one what an option does is seen up to SEEN from its atom along x and y, with the atoms up to FELT farther,
+"""In larger ones what an option does is seen up to SEEN from its atom along x and y, with the atoms up to FELT farther,
 of which those up to FREE from it move, A."""
 ROUNDS = 3
 """In which that is fitted."""
@@ -71,9 +71,9 @@ class Combinations:
     """By each option."""
     pixels: float
     """That count, in all slices."""
-    of_atom: dict[int, Int[np.ndarray, " k"]]
+    of_atom: dict[int, Int[np.ndarray, " _"]]
     """The free values of each atom."""
-    own: Sequence[Int[np.ndarray, " k"]]
+    own: Sequence[Int[np.ndarray, " _"]]
     """The values that come with each option."""
     free: int
     """Values that are free without any."""

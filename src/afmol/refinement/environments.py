@@ -52,7 +52,10 @@ def unlikelihood(numbers: Sequence[int], near: Sequence[Sequence[int]]) -> float
         numbers: atomic numbers; 0: no atom.
         near: the neighbours of each atom, if they are there.
     """
-    table = _table()
+    return _unlikelihood(_table(), numbers, near)
+
+
+def _unlikelihood(table: "_Table", numbers: Sequence[int], near: Sequence[Sequence[int]]) -> float:
     there = [[j for j in others if numbers[j]] if z else [] for z, others in zip(numbers, near, strict=True)]
     of = [(z, min(len(others), MOST_NEIGHBOURS)) for z, others in zip(numbers, there, strict=True)]
     total = 0.0
@@ -74,10 +77,13 @@ class _Table(NamedTuple):
 
 @cache
 def _table() -> _Table:
-    rows = csv.DictReader((resources.files("afmol.refinement") / "environments.csv").read_text().splitlines())
+    return _read((resources.files("afmol.refinement") / "environments.csv").read_text().splitlines())
+
+
+def _read(lines: Sequence[str]) -> _Table:
     atoms: Counter[Environment] = Counter()
     bonds: Counter[tuple[Kind, Kind]] = Counter()
-    for row in rows:
+    for row in csv.DictReader(lines):
         z, count = BY_SYMBOL[row["element"]].number, int(row["atoms"])
         around = tuple((BY_SYMBOL[s].number, int(n)) for s, n in re.findall(r"([A-Z][a-z]?)(\d)", row["neighbours"]))
         atoms[z, around] = count

@@ -1,10 +1,13 @@
 """Which reading explains a stack best: atoms that come and go and change, as long as that explains more than it costs.
 
-    candidates -> reading of the network -> force model, oscillation, height -> fit -> each change tried alone
-               -> those that gain most, together -> fit -> ... -> what each change would have cost
+    candidates -> reading of the network -> force model, oscillation, height -> fit
+               -> each change alone -> combinations that look best (combinations.py) -> each fitted -> the best one
+               -> ... -> what each change would have cost
 
-A change costs what the network says against it (the logarithm of how many times less probable it is), and gains or
-costs by how well the changed molecule explains the stack once its own values are fitted (fit.py).
+A reading costs what the network says against it and how uncommon its atoms' surroundings are (environments.py), and
+gains by how well it explains the stack once its own values are fitted (fit.py). The search moves on to the best reading
+that it has not been to, even if that is a little worse than the one that it is at: what is wrong together comes right
+one after the other.
 """
 
 from collections.abc import Sequence
@@ -34,7 +37,7 @@ from .fit import (
     residuals,
     slopes,
 )
-from .imaging import DISTANCE, OF_ATOM, OF_TIP, Hypothesis, Target, start, target
+from .imaging import DISTANCE, OF_ATOM, OF_ELEMENT, OF_TIP, Hypothesis, Target, start, target
 
 FORCE_MODELS = ("lennard-jones", "exponential")
 OSCILLATIONS = (4, 7, 10, 14)
@@ -101,7 +104,8 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
     """
     goal = target(scan)
     there, numbers = _among(candidates, reading)
-    claimed = TABLES * 4 * OF_ATOM * len(candidates) * goal.images.size
+    rows = OF_ATOM * len(candidates) + (1 + OF_ATOM + OF_ELEMENT) * MOST_OPTIONS
+    claimed = TABLES * 4 * rows * goal.images.size
     check_claim(claimed, f"To refine {len(candidates)} possible atoms in an image of this size", ScanError)
     problem = Problem(goal, float(candidates.positions[there, 2].max()), 1.0)
     here = begun(start(candidates, there, numbers, goal.known), problem, progress)
