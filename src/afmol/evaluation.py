@@ -91,7 +91,7 @@ class EvaluationConfig:
     told: Told = "nothing"
     """What is told of each molecule: its formula, or its elements alone, as of `predict`."""
     refine: bool = False
-    """Test what is read by simulation, as of `predict`: half a minute a molecule, and more for large ones."""
+    """Test what is read by simulation, as of `predict`: a minute a molecule, and more for large ones."""
 
     def __post_init__(self) -> None:
         if self.molecules < 1:

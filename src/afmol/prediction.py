@@ -83,7 +83,7 @@ def predict(
         formula: of the molecule, such as C24H8O6, or C24H?O6 where a number is not known: there are no other elements,
             and in each molecule of the scan no more atoms of any (composition.py).
         progress: show a bar over the tiles, if there are several, and over what is tried to refine.
-        refine: test the reading by simulation and change what explains the stack badly (refinement/): half a minute for
+        refine: test the reading by simulation and change what explains the stack badly (refinement/): a minute for
             a molecule of 15 atoms, minutes for one of 50. Then `explained` says how much is. Not where the images are
             doubted.
 

@@ -364,7 +364,7 @@ def evaluate(
         depth: atoms are asked for down to this far below the topmost one, in Angstrom; the model's usual depth if it
             is not given.
         told: what the model is told of each molecule, as --formula of predict does: its elements, or all of it.
-        refine: test what is read by simulation, as --refine of predict does; half a minute a molecule, and more for
+        refine: test what is read by simulation, as --refine of predict does; a minute a molecule, and more for
             large ones.
     """
     from ..checkpoint import load_model

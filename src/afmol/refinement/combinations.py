@@ -106,7 +106,8 @@ class Combinations:
         block, curvature = self.products[np.ix_(rows, rows)], self.curvature[np.ix_(rows, rows)]
         moved = self.moved[chosen][:, rows].sum(0)
         pull = self.pull[rows] - self.products[np.ix_(rows, changes)].sum(1) + self.known[rows] - curvature @ moved
-        return rows, cho_solve(cho_factor(block + curvature, check_finite=False), pull), moved
+        x = np.asarray(cho_solve(cho_factor(block + curvature, check_finite=False), pull))
+        return rows, x, moved
 
 
 def combinations(f: Fitted, problem: Problem, options: Sequence[Option], threads: int) -> Combinations:
@@ -181,6 +182,7 @@ def effect(f: Fitted, problem: Problem, option: Option) -> Effect | None:
         atoms = (OF_ATOM * kept[:, None] + np.arange(OF_ATOM)).ravel()
         in_whole = np.concatenate([atoms, np.arange(OF_ATOM * n, len(h.values))])
         tip_and_forces = np.arange(len(atoms), len(in_whole))
+        assert around.fixed is not None
         fixed = np.union1d(around.fixed, tip_and_forces[~np.isin(in_whole[len(atoms) :], new_in_whole)])
     before, at = evaluated(base, around), evaluated(after, around)
     if before is None or at is None:
