@@ -27,9 +27,12 @@ from afmol.refinement.imaging import (
     DRIFT_Y,
     OF_ATOM,
     OF_TIP,
+    PIXEL,
     SPACING,
     Picture,
     Target,
+    averaged,
+    binned,
     drifted,
     normalised,
     picture_slopes,
@@ -328,6 +331,23 @@ def test_a_stack_without_heights_has_its_slices_distance_fitted():
     problem = Problem(target(coarser), 0.0, 1.0)
     at = evaluated(replace(h, force="exponential"), problem)
     assert at.cost == pytest.approx(cost_of(at.hypothesis, at.image, problem))
+
+
+@given(st.integers(48, 90), st.integers(48, 90), st.floats(0.05, 0.16), st.floats(0, 6))
+@settings(max_examples=30)
+def test_pixels_are_whole_means_and_images_are_averaged_as_they_are(nx, ny, pixel, phase):
+    """Waves of eight pixels, whose means differ from what is in the middle by a tenth of what they do untreated."""
+    wave = lambda x, y: np.cos(np.pi / 4 * (x + y) / PIXEL + phase)[..., None] + np.zeros(3)  # noqa: E731
+    x, y = (np.arange(nx)[:, None] + 0.5) * pixel, (np.arange(ny) + 0.5) * pixel
+    means, size, spreads = binned(wave(x, y).astype(np.float32), (nx * pixel, ny * pixel))
+    mx, my = means.shape[:2]
+    assert size[0] / mx == pytest.approx(size[1] / my)  # square as before
+    assert size == pytest.approx((nx // (nx // mx) * (nx // mx) * pixel, ny // (ny // my) * (ny // my) * pixel))
+    middle = wave((np.arange(mx)[:, None] + 0.5) * size[0] / mx, (np.arange(my) + 0.5) * size[1] / my)
+    treated = averaged(middle, spreads)
+    left = np.abs(means - treated)[1:-1, 1:-1].max()
+    assert np.abs(means - middle)[1:-1, 1:-1].max() > 0.005
+    assert left < 0.15 * np.abs(means - middle)[1:-1, 1:-1].max()
 
 
 def test_slices_at_one_height_count_as_one():

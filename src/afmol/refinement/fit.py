@@ -33,7 +33,6 @@ from .imaging import (
     OF_ATOM,
     OF_ELEMENT,
     OF_TIP,
-    PIXEL,
     SHARE,
     SPACING,
     STIFFNESS,
@@ -269,7 +268,7 @@ def independent(f: Fitted, goal: Target) -> float:
     alike = np.fft.ifftn(spectrum).real
     alike = alike / alike.flat[0]
     nx, ny, _ = alike.shape
-    i, j = (np.minimum(np.arange(n), n - np.arange(n)) * PIXEL for n in (nx, ny))
+    i, j = (np.minimum(np.arange(n), n - np.arange(n)) * side / n for n, side in zip((nx, ny), goal.size, strict=True))
     near = (np.hypot(i[:, None], j) <= ALIKE)[..., None]
     beyond_chance = alike > 3 / np.sqrt(alike.size)
     return float(1 / max(1.0, np.where(near & beyond_chance, alike, 0.0).sum()))

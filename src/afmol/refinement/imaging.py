@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 
 from ..elements import ELEMENTS, element_index
@@ -57,6 +55,8 @@ class Target(NamedTuple):
     """Mean distance of slices, A."""
     known: bool
     """Whether heights are."""
+    spreads: tuple[float, float] = (0.0, 0.0)
+    """How far apart what a pixel is the mean of is along x and y, standard deviations, pixels."""
 
 
 def target(scan: Scan, step: float = 0.1) -> Target:
@@ -71,12 +71,43 @@ def target(scan: Scan, step: float = 0.1) -> Target:
             raise ScanError("A reading can be refined where there are slices at three heights or more.")
         means = [scan.data[..., place == k].mean(-1) for k in range(len(heights))]
         scan = replace(scan, data=np.stack(means, -1), heights=-heights)
-    nx, ny = (max(8, round(side / PIXEL)) for side in scan.size)
-    data = torch.from_numpy(np.ascontiguousarray(scan.data.transpose(2, 0, 1), np.float32))
-    images = F.adaptive_avg_pool2d(data, (nx, ny)).permute(1, 2, 0).numpy()
+    images, size, spreads = binned(scan.data, scan.size)
     nz = images.shape[2]
     above = step * np.arange(nz - 1, -1, -1) if scan.heights is None else scan.heights - scan.heights.min()
-    return Target(normalised(images), scan.size, above, float(above[0]) / (nz - 1), scan.heights is not None)
+    return Target(normalised(images), size, above, float(above[0]) / (nz - 1), scan.heights is not None, spreads)
+
+
+def binned(
+    data: Float[np.ndarray, "mx my nz"], size: tuple[float, float]
+) -> tuple[Float[np.ndarray, "nx ny nz"], tuple[float, float], tuple[float, float]]:
+    """Means over as many whole pixels as make about one of PIXEL, the size of what they cover (rows left at an end
+    are left out), and the spread of each mean. Means of unequal numbers of pixels would shift the image."""
+    means, sides, spreads = data.astype(np.float32), [], []
+    for axis, side in enumerate(size):
+        n = data.shape[axis]
+        k = max(1, min(round(PIXEL * n / side), n // 8))
+        means = means.take(np.arange(n // k * k), axis)
+        shape = [*means.shape[:axis], n // k, k, *means.shape[axis + 1 :]]
+        means = means.reshape(shape).mean(axis + 1)
+        sides.append(side * (n // k * k) / n)
+        spreads.append(float(np.sqrt((1 - k**-2) / 12)))
+    return means, (sides[0], sides[1]), (spreads[0], spreads[1])
+
+
+def averaged(
+    slices: Float[np.ndarray, "*rows nx ny nz"], spreads: tuple[float, float]
+) -> Float[np.ndarray, "*rows nx ny nz"]:
+    """Slices as means over pixels show them, to the second order."""
+    out = slices
+    for axis, spread in zip((-3, -2), spreads, strict=True):
+        if spread:
+            n = slices.shape[axis]
+            before, after = (
+                slices.take(np.maximum(np.arange(n) - 1, 0), axis),
+                slices.take(np.minimum(np.arange(n) + 1, n - 1), axis),
+            )
+            out = out + slices.dtype.type(spread**2 / 2) * (before + after - 2 * slices)
+    return out
 
 
 def normalised(images: Float[np.ndarray, "nx ny nz"]) -> Float[np.ndarray, "nx ny nz"]:
@@ -186,7 +217,8 @@ def pictured(hypothesis: Hypothesis, goal: Target, top: float) -> Picture:
     (scene,) = kernel_scenes(scenes, np.float32)
     (vertical,), (probe,) = relaxed_forces(force, [scene], 1, keep_probe=True)
     weights = scenes.weights[0].astype(np.float32)
-    slices = drifted(np.tensordot(vertical, weights, 1), goal, h.tip_value(DRIFT_X), h.tip_value(DRIFT_Y))
+    slices = averaged(np.tensordot(vertical, weights, 1), goal.spreads)
+    slices = drifted(slices, goal, h.tip_value(DRIFT_X), h.tip_value(DRIFT_Y))
     return Picture(slices, probe, scene, weights, tip, molecule, parameters, top)
 
 
@@ -238,7 +270,7 @@ def picture_slopes(hypothesis: Hypothesis, picture: Picture, goal: Target) -> Fl
         )
         found[:, i] = out.transpose(0, 2, 1) @ weights
     tip_row = len(found) - OF_TIP
-    found = drifted(found, goal, h.tip_value(DRIFT_X), h.tip_value(DRIFT_Y))
+    found = drifted(averaged(found, goal.spreads), goal, h.tip_value(DRIFT_X), h.tip_value(DRIFT_Y))
     nz = found.shape[-1]
     t = np.linspace(-0.5, 0.5, nz, dtype=single)
     found[tip_row + DRIFT_X] = -t * np.gradient(picture.slices, goal.size[0] / nx, axis=0)
