@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import lsqr
+from visible import visible
 
-from afmol.data.bending import lay_down
-from afmol.data.molecules import FLAT, load_molecules
 from afmol.elements import BY_NUMBER
 from afmol.lengths import Kind, kinds, ordered
 
-DEPTH, TILT = 1.5, 5.0
+DEPTH = 1.5
 LEAST = 20
 """Bonds of a kind, for an entry."""
 OUT = Path(__file__).parent.parent / "src" / "afmol" / "refinement" / "bond_charges.csv"
@@ -28,16 +27,11 @@ OUT = Path(__file__).parent.parent / "src" / "afmol" / "refinement" / "bond_char
 
 def main(source: str, count: int = 20000) -> None:
     """The table, and what it leaves of the charges."""
-    molecules, rng = load_molecules(source, "train"), np.random.default_rng(0)
-    flat = np.flatnonzero(molecules.flatness < FLAT)
-    half = (rng.choice(flat, count // 2), rng.choice(len(molecules), count // 2))
     place: dict[tuple[Kind, Kind], int] = {}
     seen_bonds: Counter[tuple[Kind, Kind]] = Counter()
     entries, charges = [], []
-    for k in np.concatenate(half).tolist():
-        m = lay_down(molecules[k], rng, TILT)
+    for m in visible(source, count, DEPTH):
         assert m.charges is not None
-        m = m.taken(np.flatnonzero(m.positions[:, 2] >= m.positions[:, 2].max() - DEPTH))
         of = kinds(m.numbers, m.bonds)
         for i, j in m.bonds.tolist():
             if of[i] != of[j]:

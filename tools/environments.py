@@ -10,27 +10,20 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
+from visible import visible
 
-from afmol.data.bending import lay_down
-from afmol.data.molecules import FLAT, load_molecules
 from afmol.elements import BY_NUMBER
 from afmol.lengths import kinds
 from afmol.refinement.environments import Environment, environments, neighbours
 
-DEPTH, TILT = 1.5, 5.0
+DEPTH = 1.5
 OUT = Path(__file__).parent.parent / "src" / "afmol" / "refinement" / "environments.csv"
 
 
 def main(source: str, count: int = 60000) -> None:
     """The table, half of it flat molecules."""
-    molecules, rng = load_molecules(source, "train"), np.random.default_rng(0)
-    flat = np.flatnonzero(molecules.flatness < FLAT)
-    half = (rng.choice(flat, count // 2), rng.choice(len(molecules), count // 2))
     found: Counter[Environment] = Counter()
-    for k in np.concatenate(half).tolist():
-        m = lay_down(molecules[k], rng, TILT)
-        m = m.taken(np.flatnonzero(m.positions[:, 2] >= m.positions[:, 2].max() - DEPTH))
+    for m in visible(source, count, DEPTH):
         found.update(environments(kinds(m.numbers, m.bonds), neighbours(len(m), m.bonds)))
     with OUT.open("w", newline="") as file:
         written = csv.writer(file, lineterminator="\n")

@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from visible import visible
 
-from afmol.data.bending import lay_down
-from afmol.data.molecules import FLAT, load_molecules
 from afmol.elements import BY_NUMBER
 from afmol.lengths import Angle, Kind, angle, angles, kinds, ordered
 
-DEPTH, TILT = 0.8, 5.0
+DEPTH = 0.8
 LEAST = 20
 """Distances of a kind, for an entry."""
 OUT = Path(__file__).parent.parent / "src" / "afmol"
@@ -27,19 +26,13 @@ OUT = Path(__file__).parent.parent / "src" / "afmol"
 
 def main(source: str, count: int = 20000) -> None:
     """Both tables."""
-    molecules, rng = load_molecules(source, "train"), np.random.default_rng(0)
-    flat = np.flatnonzero(molecules.flatness < FLAT)
-    half = (rng.choice(flat, count // 2), rng.choice(len(molecules), count // 2))
     lengths: dict[tuple[Kind, Kind], list[float]] = defaultdict(list)
     across: dict[Angle, list[float]] = defaultdict(list)
-    for k in np.concatenate(half).tolist():
-        m = lay_down(molecules[k], rng, TILT)
-        seen = m.positions[:, 2] >= m.positions[:, 2].max() - DEPTH
-        bonds = m.bonds[seen[m.bonds].all(1)]
-        of = kinds(m.numbers, bonds)
-        for i, j in bonds.tolist():
+    for m in visible(source, count, DEPTH):
+        of = kinds(m.numbers, m.bonds)
+        for i, j in m.bonds.tolist():
             lengths[ordered(of[i], of[j])].append(float(np.linalg.norm(m.positions[i] - m.positions[j])))
-        for i, c, j, ring in angles(bonds):
+        for i, c, j, ring in angles(m.bonds):
             across[angle(of, i, c, j, ring)].append(float(np.linalg.norm(m.positions[i] - m.positions[j])))
     write(OUT / "bond_lengths.csv", "ab", [], {(a, b): of for (a, b), of in lengths.items()})
     write(OUT / "angle_lengths.csv", "cab", ["ring"], across)

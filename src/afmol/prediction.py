@@ -84,7 +84,7 @@ def predict(
             and in each molecule of the scan no more atoms of any (composition.py).
         progress: show a bar over the tiles, if there are several, and over what is tried to refine.
         refine: test the reading by simulation and change what explains the stack badly (refinement/): a minute for
-            a molecule of 15 atoms, minutes for one of 50. Then `explained` says how much is. Not where the images are
+            a molecule of 15 atoms, several for one of 40. Then `explained` says how much is. Not where the images are
             doubted.
 
     Raises:

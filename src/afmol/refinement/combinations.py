@@ -10,7 +10,7 @@
                                                               P, p       what is known beforehand: curvature and pull
 
 An atom's forces add to those of others, so what options change adds up, nearly; what atoms, tip and forces make up for
-is projected out. A combination costs a tenth of a millisecond, so that thousands can be looked at. Values of atoms that
+is projected out. A combination takes less than a millisecond, so that thousands can be looked at. Values of atoms that
 are gone do not count; those of atoms and elements that come do.
 """
 
@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
 
 from ..elements import element_index
-from .fit import Fitted, Problem, Slopes, beforehand, evaluated, fitted, known_beforehand, seen, slopes
+from .fit import Fitted, Problem, beforehand, evaluated, fitted, known_beforehand, seen, slopes
 from .imaging import OF_ATOM, OF_ELEMENT, Hypothesis, normalised, picture_slopes
 
 SMALL = 3000
@@ -77,7 +77,6 @@ class Combinations:
     """The values that come with each option."""
     free: int
     """Values that are free without any."""
-
     off: Float[np.ndarray, " o"]
     """By how much more each option changes alone what is minimised than least squares say."""
 
@@ -112,32 +111,21 @@ class Combinations:
 
 def combinations(f: Fitted, problem: Problem, options: Sequence[Option], threads: int) -> Combinations:
     """The sums, for a hypothesis that is fitted."""
-    base = slopes(f, problem)
+    h, base = f.hypothesis, slopes(f, problem)
     with ThreadPoolExecutor(threads) as pool:
         effects = list(pool.map(lambda o: effect(f, problem, o), options))
-    sums = _sums(f, problem, base, options, effects)
-    alone = [
-        0.0 if e is None or e.gained is None else e.gained - sums.gained(frozenset({k})) for k, e in enumerate(effects)
-    ]
-    return replace(sums, off=np.array(alone))
-
-
-def _sums(
-    f: Fitted, problem: Problem, base: Slopes, options: Sequence[Option], effects: Sequence["Effect | None"]
-) -> Combinations:
-    h, a = f.hypothesis, len(base.active)
-    known_effects = [e for e in effects if e is not None]
+    possible, a = [e for e in effects if e is not None], len(base.active)
     ends = a + np.cumsum([0, *(0 if e is None else len(e.places) for e in effects)])
-    at = np.concatenate([base.active, *(e.places for e in known_effects)])
+    at = np.concatenate([base.active, *(e.places for e in possible)])
     changes = np.stack([np.zeros_like(f.image) if e is None else e.image for e in effects])
-    rows = np.concatenate([base.columns, *(e.columns for e in known_effects), changes]).astype(np.float32)
+    rows = np.concatenate([base.columns, *(e.columns for e in possible), changes]).astype(np.float32)
     flat, left = seen(rows, f, problem)
     curvature, known = np.zeros((len(at), len(at))), np.zeros(len(at))
     curvature[:a, :a], known[:a] = known_beforehand(h, base.active)
     means, spreads = beforehand(h)
     curvature[range(a, len(at)), range(a, len(at))] = spreads[at[a:]] ** -2.0
     known[a:] = -(h.values[at[a:]] - means[at[a:]]) / spreads[at[a:]] ** 2
-    return Combinations(
+    sums = Combinations(
         [o if e else None for o, e in zip(options, effects, strict=True)],
         (flat @ flat.T).astype(float),
         (flat @ left).astype(float),
@@ -150,6 +138,10 @@ def _sums(
         a,
         np.zeros(len(options)),
     )
+    alone = [
+        0.0 if e is None or e.gained is None else e.gained - sums.gained(frozenset({k})) for k, e in enumerate(effects)
+    ]
+    return replace(sums, off=np.array(alone))
 
 
 class Effect(NamedTuple):

@@ -23,7 +23,7 @@ from .slopes import column_slopes, shifted
 SPACING_STEP = 0.02
 """For the difference that the slope is taken from."""
 PIXEL = 0.25
-"""A, as networks see images."""
+"""About how wide pixels are that are explained, A."""
 QUADRUPOLE = (-10.0, 20.0, -10.0)
 """e, at 0.1, 0 and -0.1 A (Tip): the tip of the original data set, of which a share is fitted beside a charge."""
 HEIGHT = 3.0
@@ -60,7 +60,7 @@ class Target(NamedTuple):
 
 
 def target(scan: Scan, step: float = 0.1) -> Target:
-    """The slices at pixels of PIXEL, those at one height averaged; `step`, A, where their heights are not known.
+    """The slices at pixels of about PIXEL, those at one height averaged; `step`, A, where their heights are not known.
 
     Raises:
         ScanError: fewer than three heights.
