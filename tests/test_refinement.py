@@ -336,7 +336,7 @@ def test_a_stack_without_heights_has_its_slices_distance_fitted():
 @given(st.integers(48, 90), st.integers(48, 90), st.floats(0.05, 0.16), st.floats(0, 6))
 @settings(max_examples=30)
 def test_pixels_are_whole_means_and_images_are_averaged_as_they_are(nx, ny, pixel, phase):
-    """Waves of eight pixels: their means are what is in the middle, treated, within 0.15 of what they are off untreated."""
+    """Waves of eight pixels: of what their means are off the middle, averaging leaves less than 0.15."""
     wave = lambda x, y: np.cos(np.pi / 4 * (x + y) / PIXEL + phase)[..., None] + np.zeros(3)  # noqa: E731
     x, y = (np.arange(nx)[:, None] + 0.5) * pixel, (np.arange(ny) + 0.5) * pixel
     means, size, spreads = binned(wave(x, y).astype(np.float32), (nx * pixel, ny * pixel))

@@ -134,7 +134,7 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
         here = min(ends, key=total)
         bar.update()
     bar.close()
-    best = here if total(here) < total(best) - WORTH else best  # the last move was to one of its problem's fits
+    best = here if total(here) < total(best) - WORTH else best  # where the last move ended
     at_end = [f for h in fits.values() if (f := evaluated(h, problem)) is not None]
     return Refined(
         likely(best.hypothesis, [(f.hypothesis, total(f) - total(best)) for f in at_end]), correlation(best, goal)
