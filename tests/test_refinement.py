@@ -31,12 +31,11 @@ from afmol.refinement.imaging import (
     SPACING,
     Picture,
     Target,
-    averaged,
     binned,
-    drifted,
     normalised,
     picture_slopes,
     pictured,
+    seen_as,
     start,
     target,
 )
@@ -157,10 +156,10 @@ def test_slices_that_drift_move_evenly_about_the_middle_one():
     goal = Target(np.zeros((40, 40, 5)), (10.0, 10.0), np.arange(4, -1, -1.0), 1.0, True)
     x, y = np.meshgrid(np.arange(40), np.arange(40), indexing="ij")
     spot = np.exp(-((x - 20) ** 2 + (y - 20) ** 2) / 30)[..., None].repeat(5, -1)
-    moved = drifted(spot, goal, 2.0, -1.0)
+    moved = seen_as(spot, goal, 2.0, -1.0)
     centres = [((x * s).sum() / s.sum(), (y * s).sum() / s.sum()) for s in np.moveaxis(moved, -1, 0)]
     np.testing.assert_allclose(centres, [[20 + 8 * t, 20 - 4 * t] for t in np.linspace(-0.5, 0.5, 5)], atol=0.05)
-    np.testing.assert_array_equal(drifted(spot, goal, 0.0, 0.0), spot)
+    np.testing.assert_array_equal(seen_as(spot, goal, 0.0, 0.0), spot)
 
 
 @given(molecules())
@@ -344,7 +343,7 @@ def test_pixels_are_whole_means_and_images_are_averaged_as_they_are(nx, ny, pixe
     assert size[0] / mx == pytest.approx(size[1] / my)  # square as before
     assert size == pytest.approx((nx // (nx // mx) * (nx // mx) * pixel, ny // (ny // my) * (ny // my) * pixel))
     middle = wave((np.arange(mx)[:, None] + 0.5) * size[0] / mx, (np.arange(my) + 0.5) * size[1] / my)
-    treated = averaged(middle, spreads)
+    treated = seen_as(middle, Target(middle, size, np.arange(3.0), 0.1, True, spreads), 0.0, 0.0)
     left = np.abs(means - treated)[1:-1, 1:-1].max()
     assert np.abs(means - middle)[1:-1, 1:-1].max() > 0.005
     assert left < 0.15 * np.abs(means - middle)[1:-1, 1:-1].max()

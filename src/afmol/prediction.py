@@ -47,6 +47,8 @@ and more, must be higher at another size; and the least share of the atoms that 
 DEPTH_ERROR = 0.15
 """Standard deviation of a predicted depth near the largest that is asked for, A (0.11 nominal, 0.16 as measured; any
 from 0.1 to 0.3 A reports much the same atoms; LOG.md, 2026-11-30)."""
+REFINED_DEPTH_ERROR = 0.08
+"""The same of a reading that was refined."""
 FAINTEST_REFINED = 0.03
 """Candidates of less confidence are not tried where a reading is refined."""
 TOGETHER = 8
@@ -157,7 +159,7 @@ def refined_reading(
     assert found.candidates.confidence is not None
     possible = found.candidates.taken(np.flatnonzero(found.candidates.confidence >= FAINTEST_ATOM))
     return replace(
-        _decided(possible, network, threshold, depth, formula),
+        _decided(possible, network, threshold, depth, formula, REFINED_DEPTH_ERROR),
         name=molecule.name,
         warnings=molecule.warnings,
         stretch=molecule.stretch,
@@ -357,14 +359,21 @@ def _candidates(
 
 
 def _decided(
-    candidates: Molecule, network: ImageModel, threshold: float, depth: float | None, formula: Formula | None
+    candidates: Molecule,
+    network: ImageModel,
+    threshold: float,
+    depth: float | None,
+    formula: Formula | None,
+    depth_error: float = DEPTH_ERROR,
 ) -> Molecule:
     """The atoms that are reported; they and their classes are those of a whole molecule where such a reading is close
     (valences.py), and of no more atoms than a formula has (composition.py)."""
     if not len(candidates):
         return candidates
     molecule = _as_composed(candidates, formula) if _whole(network, threshold) else candidates
-    return asked_for(molecule, threshold, _border(network, depth)) if isinstance(network, OnePass) else molecule
+    if not isinstance(network, OnePass):
+        return molecule
+    return asked_for(molecule, threshold, _border(network, depth), depth_error)
 
 
 def _elements_of(formulas: Sequence[Formula | None], device: torch.device) -> Bool[torch.Tensor, "n e"]:
@@ -395,17 +404,17 @@ def _border(network: OnePass, depth: float | None) -> float | None:
     return asked if asked < deepest(network) else None
 
 
-def asked_for(molecule: Molecule, threshold: float, depth: float | None) -> Molecule:
+def asked_for(molecule: Molecule, threshold: float, depth: float | None, depth_error: float = DEPTH_ERROR) -> Molecule:
     """The atoms of which it is probable enough that they are there and, of a network that has learned deeper ones, no
     deeper than asked for (A): sure ones come down to SPARE_DEPTH more (one_pass.py).
 
     Confidence, p, is that an atom is there, at whatever depth. What is deeper is neither right nor wrong, so it is the
-    choice between an atom that is asked for, p F((z + depth) / DEPTH_ERROR), and none, 1 - p, that decides whether it
+    choice between an atom that is asked for, p F((z + depth) / depth_error), and none, 1 - p, that decides whether it
     is reported; F: the normal distribution. The topmost of those that are has z = 0.
     """
     assert molecule.confidence is not None
     probable = molecule.confidence
     if depth is not None:
-        probable = expit(logit(probable) + log_ndtr((molecule.positions[:, 2] + depth) / DEPTH_ERROR))
+        probable = expit(logit(probable) + log_ndtr((molecule.positions[:, 2] + depth) / depth_error))
     asked = molecule.taken(np.flatnonzero(probable >= threshold))
     return replace(asked, positions=asked.positions - [0.0, 0.0, asked.positions[:, 2].max()]) if len(asked) else asked

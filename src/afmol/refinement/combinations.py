@@ -17,6 +17,7 @@ are gone do not count; those of atoms and elements that come do.
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -80,40 +81,92 @@ class Combinations:
     off: Float[np.ndarray, " o"]
     """By how much more each option changes alone what is minimised than least squares say."""
 
+    @cached_property
+    def _eliminated(self) -> tuple[Float[np.ndarray, "f f"], Float[np.ndarray, "w f"], Float[np.ndarray, "w w"]]:
+        """The inverse of the curvature by values that are free without options; how far these go with the own values of
+        options; and the curvature by own values when they do."""
+        n, c = self.free, len(self.curvature)
+        whole = self.products[:c, :c] + self.curvature
+        inverse = np.asarray(cho_solve(cho_factor(whole[:n, :n]), np.eye(n)))
+        follow = whole[n:, :n] @ inverse
+        return inverse, follow, whole[n:, n:] - follow @ whole[:n, n:]
+
     def gained(self, combination: Combination) -> float:
         """By how much it changes what is minimised but for its options' prices."""
-        chosen, c = sorted(combination), len(self.curvature)
-        rows, x, moved = self.solved(chosen)
-        changes = c + np.array(chosen, int)
-        columns = np.concatenate([rows, changes])
-        by = np.concatenate([x, np.ones(len(chosen))])
-        square = by @ self.products[np.ix_(columns, columns)] @ by - 2 * self.pull[columns] @ by
-        image = self.pixels / 2 * np.log(max(1e-6, 1 + square / self.pixels)) + self.off[chosen].sum()
-        all_moved = x + moved
-        curvature = self.curvature[np.ix_(rows, rows)]
-        return float(image + all_moved @ curvature @ all_moved / 2 - self.known[rows] @ all_moved)
-
-    def solved(
-        self, chosen: Sequence[int]
-    ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """The values that count, how far least squares move them, and how far the options had."""
+        chosen = sorted(combination)
         options = [self.options[o] for o in chosen]
-        gone = [self.of_atom[o.atom] for o in options if o and not o.number]
-        rows = np.delete(np.arange(self.free), np.concatenate(gone)) if gone else np.arange(self.free)
-        rows = np.concatenate([rows, *(self.own[o] for o in chosen)])
-        changes = len(self.curvature) + np.array(chosen, int)
-        block, curvature = self.products[np.ix_(rows, rows)], self.curvature[np.ix_(rows, rows)]
-        moved = self.moved[chosen][:, rows].sum(0)
-        pull = self.pull[rows] - self.products[np.ix_(rows, changes)].sum(1) + self.known[rows] - curvature @ moved
-        x = np.asarray(cho_solve(cho_factor(block + curvature, check_finite=False), pull))
-        return rows, x, moved
+        none = np.zeros(0, int)
+        own = np.concatenate([none, *(self.own[o] for o in chosen)])
+        gone = np.concatenate([none, *(self.of_atom[o.atom] for o in options if o and not o.number)])
+        rows, changes = np.concatenate([np.arange(self.free), own]), len(self.curvature) + np.array(chosen, int)
+        moved, change = self.moved[chosen][:, rows].sum(0), self.products[changes].sum(0)
+        moved[gone] = 0.0
+        pull = self.pull[rows] - change[rows] + self.known[rows] - self._times(self.curvature, own, moved)
+        x = self._least(pull, own, gone)
+        square = x @ (self._times(self.products, own, x) + 2 * (change[rows] - self.pull[rows]))
+        square += change[changes].sum() - 2 * self.pull[changes].sum()
+        image = self.pixels / 2 * np.log(max(1e-6, 1 + square / self.pixels)) + self.off[chosen].sum()
+        moved += x
+        return float(image + moved @ self._times(self.curvature, own, moved) / 2 - self.known[rows] @ moved)
+
+    def _times(
+        self, matrix: Float[np.ndarray, "r r"], own: Int[np.ndarray, " k"], x: Float[np.ndarray, " _"]
+    ) -> Float[np.ndarray, " _"]:
+        """The block of a symmetric matrix of what is free and of own values, times these."""
+        n = self.free
+        across = matrix[own, :n]
+        return np.concatenate(
+            [matrix[:n, :n] @ x[:n] + x[n:] @ across, across @ x[:n] + matrix[np.ix_(own, own)] @ x[n:]]
+        )
+
+    def _least(
+        self, pull: Float[np.ndarray, " _"], own: Int[np.ndarray, " k"], gone: Int[np.ndarray, " g"]
+    ) -> Float[np.ndarray, " _"]:
+        """Where the sum of squares is least, `gone` held. What is free without options is eliminated once for all, so
+        that a combination takes a system of a few rows."""
+        inverse, follow, curvature = self._eliminated
+        n, at = self.free, own - self.free
+        follow, free = follow[at], inverse @ pull[:n]
+        held = np.linalg.inv(inverse[np.ix_(gone, gone)])
+        back = follow[:, gone] @ held
+        those = np.linalg.solve(
+            curvature[np.ix_(at, at)] + back @ follow[:, gone].T, pull[n:] - follow @ pull[:n] + back @ free[gone]
+        )
+        free -= those @ follow
+        free -= inverse[:, gone] @ (held @ free[gone])
+        free[gone] = 0.0
+        return np.concatenate([free, those])
+
+    @cached_property
+    def _eliminated(self) -> tuple[Float[np.ndarray, "f f"], Float[np.ndarray, "w f"], Float[np.ndarray, "w w"]]:
+        """The inverse of the curvature by what is free without options; how far that goes as own values of options go;
+        the curvature by own values when it does."""
+        n, c = self.free, len(self.curvature)
+        whole = self.products[:c, :c] + self.curvature
+        inverse = np.asarray(cho_solve(cho_factor(whole[:n, :n]), np.eye(n)))
+        follow = whole[n:, :n] @ inverse
+        return inverse, follow, whole[n:, n:] - follow @ whole[:n, n:]
 
 
-def combinations(f: Fitted, problem: Problem, options: Sequence[Option], threads: int) -> Combinations:
-    """The sums, for a hypothesis that is fitted."""
+def combinations(
+    f: Fitted, problem: Problem, options: Sequence[Option], threads: int, known_effects: "Effects"
+) -> Combinations:
+    """The sums, for a hypothesis that is fitted.
+
+    Args:
+        known_effects: of hypotheses before, in large images taken again where what is close to an option is the same;
+            then those of this one.
+    """
     h, base = f.hypothesis, slopes(f, problem)
+    keys = [_surroundings(f, o) for o in options]
     with ThreadPoolExecutor(threads) as pool:
-        effects = list(pool.map(lambda o: effect(f, problem, o), options))
+        effects = list(
+            pool.map(
+                lambda o, key: known_effects[key] if key in known_effects else effect(f, problem, o), options, keys
+            )
+        )
+    known_effects.clear()
+    known_effects |= {key: e for key, e in zip(keys, effects, strict=True) if key and e}
     possible, a = [e for e in effects if e is not None], len(base.active)
     ends = a + np.cumsum([0, *(0 if e is None else len(e.places) for e in effects)])
     at = np.concatenate([base.active, *(e.places for e in possible)])
@@ -165,7 +218,7 @@ def effect(f: Fitted, problem: Problem, option: Option) -> Effect | None:
     h, n = f.hypothesis, len(f.hypothesis.there)
     whole = changed(h, {option.atom: option.number})
     new_in_whole = np.setdiff1d(whole.active, h.active)
-    if f.image[..., 0].size <= SMALL:
+    if small(f):
         base, around, after, window = h, problem, whole, (slice(None), slice(None))
         in_whole, fixed = np.arange(len(h.values)), problem.fixed
     else:
@@ -189,6 +242,25 @@ def effect(f: Fitted, problem: Problem, option: Option) -> Effect | None:
     moved[in_whole] = at.hypothesis.values - after.values
     gained = at.cost - before.cost if base is h else None
     return Effect(image, in_whole[after.active[new]], columns, moved, gained)
+
+
+Effects = dict[tuple[int, ...], Effect]
+"""By `_surroundings`."""
+
+
+def _surroundings(f: Fitted, option: Option) -> tuple[int, ...]:
+    """What an option's effect in a large image depends on; nothing in a small one, where it depends on all."""
+    h = f.hypothesis
+    if small(f):
+        return ()
+    off = np.abs(h.candidates.positions - h.candidates.positions[option.atom])[:, :2].max(1)
+    near = np.where(h.there, h.numbers, 0)[off < SEEN]
+    return (option.atom, option.number, h.steps, *near.tolist())
+
+
+def small(f: Fitted) -> bool:
+    """Whether all of an image is looked at for each option."""
+    return f.image[..., 0].size <= SMALL
 
 
 def near_to(

@@ -18,7 +18,7 @@ from ..simulation.probe import relaxed_forces
 from ..simulation.scene import assemble, kernel_scenes
 from ..structures import Molecule, Scan
 from .charges import bond_charges
-from .slopes import column_slopes, shifted
+from .slopes import column_slopes, smoothed
 
 SPACING_STEP = 0.02
 """For the difference that the slope is taken from."""
@@ -92,22 +92,6 @@ def binned(
         sides.append(side * (n // k * k) / n)
         spreads.append(float(np.sqrt((1 - k**-2) / 12)))
     return means, (sides[0], sides[1]), (spreads[0], spreads[1])
-
-
-def averaged(
-    slices: Float[np.ndarray, "*rows nx ny nz"], spreads: tuple[float, float]
-) -> Float[np.ndarray, "*rows nx ny nz"]:
-    """Slices as means over pixels show them, to the second order."""
-    out = slices
-    for axis, spread in zip((-3, -2), spreads, strict=True):
-        if spread:
-            n = slices.shape[axis]
-            before, after = (
-                slices.take(np.maximum(np.arange(n) - 1, 0), axis),
-                slices.take(np.minimum(np.arange(n) + 1, n - 1), axis),
-            )
-            out = out + slices.dtype.type(spread**2 / 2) * (before + after - 2 * slices)
-    return out
 
 
 def normalised(images: Float[np.ndarray, "nx ny nz"]) -> Float[np.ndarray, "nx ny nz"]:
@@ -217,27 +201,32 @@ def pictured(hypothesis: Hypothesis, goal: Target, top: float) -> Picture:
     (scene,) = kernel_scenes(scenes, np.float32)
     (vertical,), (probe,) = relaxed_forces(force, [scene], 1, keep_probe=True)
     weights = scenes.weights[0].astype(np.float32)
-    slices = averaged(np.tensordot(vertical, weights, 1), goal.spreads)
-    slices = drifted(slices, goal, h.tip_value(DRIFT_X), h.tip_value(DRIFT_Y))
+    slices = seen_as(np.tensordot(vertical, weights, 1), goal, h.tip_value(DRIFT_X), h.tip_value(DRIFT_Y))
     return Picture(slices, probe, scene, weights, tip, molecule, parameters, top)
 
 
-def drifted(
+def seen_as(
     slices: Float[np.ndarray, "*rows nx ny nz"], goal: Target, x: float, y: float
 ) -> Float[np.ndarray, "*rows nx ny nz"]:
-    """Slices that moved evenly by x and y (A) from the first to the last, the middle where it was."""
-    if x == 0 and y == 0:
-        return slices
+    """Slices as they are measured: each pixel a mean, to the second order, and moved evenly by x and y (A) from the
+    first slice to the last, the middle where it was."""
     nx, ny, nz = slices.shape[-3:]
-    out, t = np.empty_like(slices), np.linspace(-0.5, 0.5, nz, dtype=slices.dtype)
-    stacks = (-1, nx, ny, nz)
-    shifted(
-        slices.reshape(stacks),
-        t * slices.dtype.type(x * nx / goal.size[0]),
-        t * slices.dtype.type(y * ny / goal.size[1]),
-        out.reshape(stacks),
-    )
+    along_x = _weights(x * nx / goal.size[0], goal.spreads[0], nz).astype(slices.dtype)
+    along_y = _weights(y * ny / goal.size[1], goal.spreads[1], nz).astype(slices.dtype)
+    out, lines = np.empty_like(slices), (-1, nx, ny * nz)
+    smoothed(slices.reshape(lines), along_x, along_y, out.reshape(lines))
     return out
+
+
+def _weights(drift: float, spread: float, nz: int) -> Float[np.ndarray, "k nz"]:
+    """Of the pixels around each along an axis: means of pixels that lie `spread` apart, interpolated linearly between
+    them where `drift` pixels from the first slice to the last have taken the slice."""
+    shift = drift * np.linspace(0.5, -0.5, nz)
+    m = int(np.ceil(np.abs(shift).max(initial=0.0))) + (spread > 0)
+    taps = np.arange(-m, m + 1)[:, None]
+    weights = np.maximum(1 - np.abs(taps - shift), 0.0)
+    around = np.pad(weights, ((1, 1), (0, 0)))
+    return weights + spread**2 / 2 * (around[:-2] + around[2:] - 2 * weights)
 
 
 def picture_slopes(hypothesis: Hypothesis, picture: Picture, goal: Target) -> Float[np.ndarray, "a nx ny nz"]:
@@ -269,18 +258,18 @@ def picture_slopes(hypothesis: Hypothesis, picture: Picture, goal: Target) -> Fl
             h.force != "lennard-jones", x, scene.y, scene.heights, scene.springs[0], *fixed, *electric, probe[i], out
         )
         found[:, i] = out.transpose(0, 2, 1) @ weights
-    tip_row = len(found) - OF_TIP
-    found = drifted(averaged(found, goal.spreads), goal, h.tip_value(DRIFT_X), h.tip_value(DRIFT_Y))
-    nz = found.shape[-1]
-    t = np.linspace(-0.5, 0.5, nz, dtype=single)
-    found[tip_row + DRIFT_X] = -t * np.gradient(picture.slices, goal.size[0] / nx, axis=0)
-    found[tip_row + DRIFT_Y] = -t * np.gradient(picture.slices, goal.size[1] / ny, axis=1)
+    own = len(h.values) - OF_TIP
+    tip_row, of_tip_rows = rows - OF_TIP, [int(k) - own for k in h.active if k >= own]
+    for k, row in enumerate(of_tip_rows):
+        found[tip_row + k] = found[tip_row + row]
+    found = seen_as(found[: len(h.active)], goal, h.tip_value(DRIFT_X), h.tip_value(DRIFT_Y))
+    t = np.linspace(-0.5, 0.5, found.shape[-1], dtype=single)
+    found[tip_row + of_tip_rows.index(DRIFT_X)] = -t * np.gradient(picture.slices, goal.size[0] / nx, axis=0)
+    found[tip_row + of_tip_rows.index(DRIFT_Y)] = -t * np.gradient(picture.slices, goal.size[1] / ny, axis=1)
     if not h.known:  # a factor on heights: slopes of the heights times these, and the oscillation's
         values = h.values.copy()
         values[len(values) - OF_TIP + SPACING] += SPACING_STEP
-        found[tip_row + SPACING] = (
+        found[tip_row + of_tip_rows.index(SPACING)] = (
             pictured(replace(h, values=values), goal, picture.top).slices - picture.slices
         ) / single(SPACING_STEP)
-    own = len(h.values) - OF_TIP
-    tip_rows = [tip_row + int(k) - own for k in h.active if k >= own]
-    return np.concatenate([found[:tip_row], found[tip_rows]])
+    return found

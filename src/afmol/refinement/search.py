@@ -24,7 +24,7 @@ from ..elements import CATEGORIES, ELEMENTS, NUMBERS, by_class, element_index
 from ..errors import MoleculeError, ScanError
 from ..limits import check_claim
 from ..structures import Molecule, Scan
-from .combinations import Combination, Option, changed, combinations, searched
+from .combinations import Combination, Effects, Option, changed, combinations, searched
 from .environments import neighbours, unlikelihood
 from .fit import (
     Fitted,
@@ -66,10 +66,13 @@ MOST_MOVES, PATIENCE = 12, 3
 """From hypothesis to hypothesis, and how many of them in a row may be no better."""
 TABLES = 4
 """Of slopes of all values, in float32, that are in memory at a time."""
-UNTRIED = 8.0
+UNTRIED = 6.0
 """What was not tried costs at least so much."""
-REFUSED = 1.0
+REFUSED = 0.5
 """What was tried and not made costs at least so much: the answer has the largest probability."""
+TOO_SURE = 5.0
+"""How many times too much differences of what is minimised say: fits end in minima that are not the deepest, and what
+models lack is not independent of what is compared. By validation molecules (docs/refinement.md)."""
 WORTH = 0.5
 """What is better is so by that, natural logarithm."""
 ROUNDS = 12
@@ -111,7 +114,7 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
     here = begun(start(candidates, there, numbers, goal.known), problem, progress)
     problem = problem._replace(independent=LEAST_INDEPENDENT)
     best, idle = here, 0
-    been, fits = set[Graph](), dict[Graph, Hypothesis]()
+    been, fits, effects = set[Graph](), dict[Graph, Hypothesis](), Effects()
     bar = tqdm(total=MOST_MOVES, desc="refine: atoms and elements", mininterval=1, disable=not progress)
     for _ in range(MOST_MOVES):
         problem = problem._replace(independent=max(problem.independent, independent(here, goal)))
@@ -126,7 +129,7 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
         fits[graph(here.hypothesis)] = here.hypothesis
         if idle == PATIENCE:
             break
-        new = [h for h in proposed(here, problem, threads) if graph(h) not in been]
+        new = [h for h in proposed(here, problem, threads, effects) if graph(h) not in been]
         ends = _all_fitted([fits.get(graph(h), h) for h in new], problem, threads)
         fits |= {graph(f.hypothesis): f.hypothesis for f in ends}
         if not ends:
@@ -172,7 +175,7 @@ def likely(h: Hypothesis, others: Sequence[tuple[Hypothesis, float]]) -> Molecul
     tried = np.full_like(cost, np.inf)
     for other, more in others:
         option = _option(other)
-        tried[places, option] = np.minimum(tried[places, option], max(more, REFUSED))
+        tried[places, option] = np.minimum(tried[places, option], max(more / TOO_SURE, REFUSED))
     cost = np.where(np.isfinite(tried), tried, cost)
     cost[places, own] = 0.0
     p = softmax(-cost, axis=1)
@@ -310,12 +313,12 @@ def options(h: Hypothesis) -> list[Option]:
     return sorted((o for o in found if o.price < DEAREST), key=lambda o: o.price)[:MOST_OPTIONS]
 
 
-def proposed(f: Fitted, problem: Problem, threads: int) -> list[Hypothesis]:
+def proposed(f: Fitted, problem: Problem, threads: int, effects: Effects) -> list[Hypothesis]:
     """Other hypotheses that look best by least squares, and that look best where these are trusted less: far from
     where they were taken they say little, and what is plausible by itself says more."""
     h = f.hypothesis
     near, before = bonded(h.candidates), graph(h)
-    sums = combinations(f, problem, options(h), threads)
+    sums = combinations(f, problem, options(h), threads, effects)
 
     @cache
     def parts(chosen: Combination) -> tuple[float, float]:

@@ -115,24 +115,37 @@ def column_slopes(
             out[tip_row, k, j] = k_lateral * (probe[j, k, 3] * probe[j, k, 0] + probe[j, k, 4] * probe[j, k, 1])
 
 
-@njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
-def shifted(slices, x, y, out):
-    """Slices (rows, nx, ny, nz), each moved by x[k] and y[k] pixels and interpolated linearly, into `out`; what comes
-    from beyond the border is as on it."""
-    rows, nx, ny, nz = slices.shape
-    for k in range(nz):
-        whole_x, whole_y = int(np.floor(-x[k])), int(np.floor(-y[k]))
-        part_x, part_y = -x[k] - whole_x, -y[k] - whole_y
-        w00, w01 = (1 - part_x) * (1 - part_y), (1 - part_x) * part_y
-        w10, w11 = part_x * (1 - part_y), part_x * part_y
-        for row in range(rows):
-            for i in range(nx):
-                i0, i1 = min(max(i + whole_x, 0), nx - 1), min(max(i + whole_x + 1, 0), nx - 1)
-                for j in range(ny):
-                    j0, j1 = min(max(j + whole_y, 0), ny - 1), min(max(j + whole_y + 1, 0), ny - 1)
-                    out[row, i, j, k] = (
-                        w00 * slices[row, i0, j0, k]
-                        + w01 * slices[row, i0, j1, k]
-                        + w10 * slices[row, i1, j0, k]
-                        + w11 * slices[row, i1, j1, k]
-                    )
+@njit(nogil=True, fastmath=True, cache=True)
+def smoothed(slices, x, y, out):
+    """Sums over neighbouring pixels, into `out`; beyond the border it is as on it.
+
+    Args:
+        slices: (rows, nx, ny nz).
+        x: weights of the pixels from -m to m along x, (2 m + 1, nz); y: along y.
+        out: as slices.
+    """
+    rows, nx, of_line = slices.shape
+    nz = x.shape[1]
+    ny, m, n = of_line // nz, x.shape[0] // 2, y.shape[0] // 2
+    along_x, along_y = np.empty((len(x), of_line), slices.dtype), np.empty((len(y), of_line), slices.dtype)
+    for j in range(ny):
+        along_x[:, j * nz : (j + 1) * nz], along_y[:, j * nz : (j + 1) * nz] = x, y
+    line = np.empty(of_line, slices.dtype)
+    for row in range(rows):
+        for i in range(nx):
+            line[:] = 0
+            for t in range(len(x)):
+                near, weight = slices[row, min(max(i + t - m, 0), nx - 1)], along_x[t]
+                for p in range(of_line):
+                    line[p] += weight[p] * near[p]
+            made = out[row, i]
+            made[:] = 0
+            for t in range(len(y)):
+                by, weight = (t - n) * nz, along_y[t]
+                start, stop = min(max(0, -by), of_line), max(min(of_line, of_line - by), 0)
+                for p in range(start, stop):
+                    made[p] += weight[p] * line[p + by]
+                for p in range(start):
+                    made[p] += weight[p] * line[p % nz]
+                for p in range(stop, of_line):
+                    made[p] += weight[p] * line[of_line - nz + p % nz]
