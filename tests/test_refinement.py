@@ -39,6 +39,7 @@ from afmol.refinement.imaging import (
     start,
     target,
 )
+from afmol.refinement.missed import CONFIDENCE, with_missed
 from afmol.refinement.search import refined
 from afmol.simulation import FORCES, TIPS, Grid, simulate, standard_heights
 from afmol.simulation.artefacts import white_noise
@@ -46,7 +47,7 @@ from afmol.structures import Molecule, Scan
 from strategies import flat_ring, molecules, refused
 
 SIDE = 9.0
-FEW = (("PATIENCE", 1), ("PROPOSED", 3), ("TOGETHER", 3))
+FEW = (("PATIENCE", 1), ("PROPOSED", 3), ("TOGETHER", 3), ("MOST_OPTIONS", 25))
 """Enough for small molecules."""
 
 
@@ -222,7 +223,7 @@ def test_combinations_are_worth_what_a_minimiser_finds(seed):
     left *= np.sqrt(pixels) / np.linalg.norm(left)  # the sum of squares is the number of pixels
     root = rng.normal(size=(free + own, free + own))
     curvature, known, moved = root @ root.T, rng.normal(size=free + own), rng.normal(size=(2, free + own))
-    options = [Option(0, 0, 1.0), Option(1, 7, 2.0)]
+    options = [Option(((0, 0),), 1.0), Option(((1, 7),), 2.0)]
     sums = Combinations(
         options,
         rows @ rows.T,
@@ -233,6 +234,7 @@ def test_combinations_are_worth_what_a_minimiser_finds(seed):
         float(pixels),
         {0: np.arange(2), 1: np.arange(2, 4)},
         [np.arange(0), np.arange(free, free + own)],
+        np.arange(free + own),
         free,
         np.zeros(2),
     )
@@ -249,11 +251,61 @@ def test_combinations_are_worth_what_a_minimiser_finds(seed):
     assert sums.gained(frozenset({0, 1})) == pytest.approx(cost(best, True), rel=1e-4, abs=1e-3)
 
 
+def test_an_element_changes_with_the_hydrogen_at_it():
+    """What is a carbon with its hydrogen may be a nitrogen without; the price is that of both."""
+    truth = pyridine()
+    (carbon, hydrogen), every = truth.bonds[truth.numbers[truth.bonds[:, 1]] == 1][0], np.ones(len(truth), bool)
+    elements = candidates(truth).element_probabilities.copy()
+    elements[carbon, element_index(np.array([7]))] = 0.3
+    c = candidates(truth, elements, np.where(np.arange(len(truth)) == hydrogen, 0.9, 0.999))
+    prices = {o.made: o.price for o in search.options(start(c, every, truth.numbers.copy(), True))}
+    together = prices[(int(carbon), 7), (int(hydrogen), 0)]
+    assert together == pytest.approx(prices[((int(carbon), 7),)] + prices[((int(hydrogen), 0),)])
+    assert prices[((int(hydrogen), 0),)] == pytest.approx(np.log(0.9 * (1 - 1e-3) / 0.1))
+
+
+def test_what_costs_more_is_less_probable():
+    truth = pyridine()
+    h, more = begin(truth), 3 * search.TOO_SURE
+    without = combinations.changed(h, [(len(truth) - 1, 0)])
+    confidence = search.likely(h, [(without, more)]).confidence
+    assert confidence[-1] == pytest.approx(1 / (1 + np.exp(-3)), rel=0.01)
+    assert (confidence[:-1] > 1 / (1 + np.exp(-search.UNTRIED)) - 1e-3).all()
+
+
+@given(st.sets(st.integers(0, 4)))
+def test_hydrogens_that_were_missed_are_candidates(gone):
+    """Each of pyridine's that are gone, and one at the nitrogen, which has room too."""
+    truth = pyridine()
+    hydrogens = np.flatnonzero(truth.numbers == 1)
+    c = candidates(truth).taken(np.delete(np.arange(len(truth)), hydrogens[sorted(gone)]))
+    found = with_missed(c, np.ones(len(c), bool), c.numbers)
+    np.testing.assert_array_equal(found.positions[: len(c)], c.positions)
+    assert (found.symbols[len(c) :], len(found)) == (["H"] * (len(gone) + 1), len(c) + len(gone) + 1)
+    apart = np.linalg.norm(found.positions[len(c) :, None] - truth.positions[hydrogens[sorted(gone)]], axis=-1)
+    assert (apart.min(0, initial=9.0) < 0.35).all()
+    assert (found.confidence[len(c) :] == CONFIDENCE).all()
+    assert set(found.bonds[len(c.bonds) :, 1].tolist()) == set(range(len(c), len(found)))
+
+
+def test_what_is_taken_for_a_halogen_may_be_an_amine():
+    truth = pyridine()
+    (carbon, hydrogen) = truth.bonds[truth.numbers[truth.bonds[:, 1]] == 1][0]
+    positions = truth.positions.copy()
+    positions[hydrogen] = positions[carbon] + 1.35 / 1.09 * (positions[hydrogen] - positions[carbon])
+    c = candidates(replace(truth, positions=positions, numbers=np.where(np.arange(11) == hydrogen, 9, truth.numbers)))
+    found = with_missed(c, np.ones(len(c), bool), c.numbers)
+    at_it = [j for i, j in found.bonds.tolist() if i == hydrogen and j >= len(c)]
+    a, b = found.positions[at_it] - found.positions[hydrogen]
+    assert np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))) == pytest.approx(120)
+    assert found.numbers[hydrogen] == 9
+
+
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=20)
 def test_a_wide_search_finds_the_best_combination_of_all(seed):
     rng = np.random.default_rng(seed)
-    options = [Option(k // 2, 6 + k % 2, 0.0) for k in range(8)]
+    options = [Option(((k // 2, 6 + k % 2),), 0.0) for k in range(8)]
     linear, quadratic = rng.normal(size=8), rng.normal(size=(8, 8))
 
     def score(chosen: frozenset[int]) -> float:
@@ -272,8 +324,8 @@ def test_an_option_does_the_same_in_its_surroundings_as_in_the_whole_image(monke
     problem = Problem(target(stack_of(pyridine(), noise=0.01)), 0.0, 1.0)
     f, _ = fitted(evaluated(h, problem), problem, 6)
     (hydrogen,) = np.flatnonzero(pyridine().numbers == 1)[:1]
-    for option in (Option(int(hydrogen), 0, 1.0), Option(0, 8, 1.0)):  # one goes, one is a new element
-        after = combinations.changed(f.hypothesis, {option.atom: option.number})
+    for option in (Option(((int(hydrogen), 0),), 1.0), Option(((0, 8),), 1.0)):  # one goes, one is a new element
+        after = combinations.changed(f.hypothesis, option.made)
         own = np.setdiff1d(after.active, f.hypothesis.active)
         held = np.setdiff1d(np.arange(OF_ATOM * len(h.there), len(h.values)), own)  # tip and forces, as in surroundings
         whole = effect(f, problem._replace(fixed=held), option)
@@ -283,7 +335,7 @@ def test_an_option_does_the_same_in_its_surroundings_as_in_the_whole_image(monke
         assert whole.gained > 0
         assert near.gained is None
         np.testing.assert_array_equal(whole.places, near.places)
-        assert len(near.columns) == len(near.places) == (2 if option.number else 0)
+        assert len(near.columns) == len(near.places) == (2 if option.made[0][1] else 0)
         assert np.corrcoef(whole.image.ravel(), near.image.ravel())[0, 1] > 0.9
 
 
@@ -307,13 +359,10 @@ def test_a_wrong_element_and_a_missing_atom_are_found(monkeypatch):
     reading = c.taken(np.flatnonzero(confidence > 0.5))
     found = refined(c, reading, stack_of(truth), threads=2)
     assert found.correlation > 0.95
-    there = found.candidates.confidence > 0.5
-    assert there.all()
-    np.testing.assert_array_equal(found.candidates.numbers, truth.numbers)
-    assert found.candidates.class_probabilities[0, 2] > 0.9
-    before, after = (
-        np.linalg.norm((m.positions - truth.positions)[:, :2], axis=1).mean() for m in (c, found.candidates)
-    )
+    found = found.candidates.taken(np.flatnonzero(found.candidates.confidence > 0.5))
+    np.testing.assert_array_equal(found.numbers, truth.numbers)  # and no hydrogen at the nitrogen
+    assert found.class_probabilities[0, 2] > 0.9
+    before, after = (np.linalg.norm((m.positions - truth.positions)[:, :2], axis=1).mean() for m in (c, found))
     assert after < before / 2
 
 

@@ -14,11 +14,11 @@ is projected out. A combination takes less than a millisecond, so that thousands
 are gone do not count; those of atoms and elements that come do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
 
 from ..elements import element_index
-from .fit import Fitted, Problem, beforehand, evaluated, fitted, known_beforehand, seen, slopes
+from .fit import Fitted, Problem, beforehand, evaluated, fitted, known_beforehand, seen, slopes, within
 from .imaging import OF_ATOM, OF_ELEMENT, Hypothesis, normalised, picture_slopes
 
 SMALL = 3000
@@ -41,11 +41,10 @@ HOPELESS = 1000.0
 
 
 class Option(NamedTuple):
-    """An atom otherwise."""
+    """An atom otherwise, alone or with hydrogens at it."""
 
-    atom: int
-    number: int
-    """Atomic number; 0: no atom."""
+    made: tuple[tuple[int, int], ...]
+    """Atoms, the first in the middle, and their atomic numbers; 0: no atom."""
     price: float
     """By how much the network thinks less of it, natural logarithm."""
 
@@ -76,28 +75,31 @@ class Combinations:
     """The free values of each atom."""
     own: Sequence[Int[np.ndarray, " _"]]
     """The values that come with each option."""
+    places: Int[np.ndarray, " c"]
+    """Of all these values in a hypothesis."""
     free: int
-    """Values that are free without any."""
+    """How many are free without any option."""
     off: Float[np.ndarray, " o"]
     """By how much more each option changes alone what is minimised than least squares say."""
 
-    @cached_property
-    def _eliminated(self) -> tuple[Float[np.ndarray, "f f"], Float[np.ndarray, "w f"], Float[np.ndarray, "w w"]]:
-        """The inverse of the curvature by values that are free without options; how far these go with the own values of
-        options; and the curvature by own values when they do."""
-        n, c = self.free, len(self.curvature)
-        whole = self.products[:c, :c] + self.curvature
-        inverse = np.asarray(cho_solve(cho_factor(whole[:n, :n]), np.eye(n)))
-        follow = whole[n:, :n] @ inverse
-        return inverse, follow, whole[n:, n:] - follow @ whole[:n, n:]
-
     def gained(self, combination: Combination) -> float:
         """By how much it changes what is minimised but for its options' prices."""
+        return self._solved(combination)[0]
+
+    def values(self, combination: Combination, h: Hypothesis) -> Float[np.ndarray, " p"]:
+        """Those of a hypothesis once least squares and its options have moved them."""
+        _, rows, moved = self._solved(combination)
+        values = h.values.copy()
+        values[self.places[rows]] += moved
+        return within(values)
+
+    def _solved(self, combination: Combination) -> tuple[float, Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """What is gained, the values that count, and how far they move."""
         chosen = sorted(combination)
         options = [self.options[o] for o in chosen]
         none = np.zeros(0, int)
         own = np.concatenate([none, *(self.own[o] for o in chosen)])
-        gone = np.concatenate([none, *(self.of_atom[o.atom] for o in options if o and not o.number)])
+        gone = np.concatenate([none, *(self.of_atom[i] for o in options if o for i, z in o.made if not z)])
         rows, changes = np.concatenate([np.arange(self.free), own]), len(self.curvature) + np.array(chosen, int)
         moved, change = self.moved[chosen][:, rows].sum(0), self.products[changes].sum(0)
         moved[gone] = 0.0
@@ -107,7 +109,8 @@ class Combinations:
         square += change[changes].sum() - 2 * self.pull[changes].sum()
         image = self.pixels / 2 * np.log(max(1e-6, 1 + square / self.pixels)) + self.off[chosen].sum()
         moved += x
-        return float(image + moved @ self._times(self.curvature, own, moved) / 2 - self.known[rows] @ moved)
+        gained = image + moved @ self._times(self.curvature, own, moved) / 2 - self.known[rows] @ moved
+        return float(gained), rows, moved
 
     def _times(
         self, matrix: Float[np.ndarray, "r r"], own: Int[np.ndarray, " k"], x: Float[np.ndarray, " _"]
@@ -188,6 +191,7 @@ def combinations(
         problem.independent * f.image.size,
         {int(i): np.flatnonzero(base.active // OF_ATOM == i) for i in np.flatnonzero(h.there)},
         [np.arange(start, end) for start, end in pairwise(ends)],
+        at,
         a,
         np.zeros(len(options)),
     )
@@ -216,14 +220,14 @@ def effect(f: Fitted, problem: Problem, option: Option) -> Effect | None:
     """Once all is fitted to it, in a few rounds; in a large image by what the surroundings show, tip and forces held.
     None if it cannot be simulated."""
     h, n = f.hypothesis, len(f.hypothesis.there)
-    whole = changed(h, {option.atom: option.number})
+    whole, middle = changed(h, option.made), option.made[0][0]
     new_in_whole = np.setdiff1d(whole.active, h.active)
     if small(f):
         base, around, after, window = h, problem, whole, (slice(None), slice(None))
         in_whole, fixed = np.arange(len(h.values)), problem.fixed
     else:
-        base, around, kept, window = near_to(h, problem, option.atom)
-        after = near_to(whole, problem, option.atom)[0]
+        base, around, kept, window = near_to(h, problem, middle)
+        after = near_to(whole, problem, middle)[0]
         atoms = (OF_ATOM * kept[:, None] + np.arange(OF_ATOM)).ravel()
         in_whole = np.concatenate([atoms, np.arange(OF_ATOM * n, len(h.values))])
         tip_and_forces = np.arange(len(atoms), len(in_whole))
@@ -253,9 +257,9 @@ def _surroundings(f: Fitted, option: Option) -> tuple[int, ...]:
     h = f.hypothesis
     if small(f):
         return ()
-    off = np.abs(h.candidates.positions - h.candidates.positions[option.atom])[:, :2].max(1)
+    off = np.abs(h.candidates.positions - h.candidates.positions[option.made[0][0]])[:, :2].max(1)
     near = np.where(h.there, h.numbers, 0)[off < SEEN]
-    return (option.atom, option.number, h.steps, *near.tolist())
+    return (*chain(*option.made), h.steps, *near.tolist())
 
 
 def small(f: Fitted) -> bool:
@@ -291,10 +295,10 @@ def near_to(
     return part, problem._replace(goal=there, fixed=fixed), kept, tuple(window)
 
 
-def changed(h: Hypothesis, made: dict[int, int]) -> Hypothesis:
+def changed(h: Hypothesis, made: Iterable[tuple[int, int]]) -> Hypothesis:
     """A hypothesis with some atoms otherwise, 0: gone; an element that is new in it has the forces of its model."""
     there, numbers, values = h.there.copy(), h.numbers.copy(), h.values.copy()
-    for atom, number in made.items():
+    for atom, number in made:
         there[atom] = number > 0
         if number:
             numbers[atom] = number
@@ -314,9 +318,9 @@ def searched(
     for _ in range(depth):
         new: dict[Combination, float] = {}
         for combination in front:
-            taken = {option.atom for o in combination if (option := options[o])}
+            taken = {atom for o in combination if (option := options[o]) for atom, _ in option.made}
             for o, option in enumerate(options):
-                if option is None or option.atom in taken or (more := combination | {o}) in new:
+                if option is None or (more := combination | {o}) in new or any(a in taken for a, _ in option.made):
                     continue
                 new[more] = score(more)
         found |= new

@@ -54,8 +54,9 @@ SPREAD_OF_ELEMENT = {"lennard-jones": (0.05, 0.4), "exponential": (0.08, 0.4)}
 TIP_MEANS = {CHARGE: 0.03, SHARE: 0.1}
 TIP_SPREADS = {STIFFNESS: 0.5, CHARGE: 0.06, SHARE: 0.4, DISTANCE: 1.0, DISPERSION: 0.5}
 TIP_SPREADS |= {DRIFT_X: 0.5, DRIFT_Y: 0.5, SPACING: 0.3}
-LOWEST_DISTANCE, HIGHEST_DISTANCE = -1.2, 1.8
-SOFTEST, STIFFEST = float(np.log(0.1 / 0.4)), float(np.log(2.0 / 0.4))
+BOUNDS = {STIFFNESS: (float(np.log(0.1 / 0.4)), float(np.log(2.0 / 0.4))), DISTANCE: (-1.2, 1.8)}
+BOUNDS |= {DISPERSION: (-2.5, 0.7), SPACING: (-1.5, 1.0)}
+"""Of the tip's values."""
 OUTLIER = 4.0
 """Spreads from which on a distance says little (restraints.py)."""
 LEAST_DAMPING, TRIES = 1e-4, 6
@@ -218,13 +219,16 @@ def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterato
         damped = curvature + np.diag(damping * np.diag(curvature))
         values = h.values.copy()
         values[active] += cho_solve(cho_factor(damped), pull)
-        tip = len(values) - OF_TIP
-        values[tip + STIFFNESS] = np.clip(values[tip + STIFFNESS], SOFTEST, STIFFEST)
-        values[tip + DISTANCE] = np.clip(values[tip + DISTANCE], LOWEST_DISTANCE, HIGHEST_DISTANCE)
-        values[tip + DISPERSION] = np.clip(values[tip + DISPERSION], -2.5, 0.7)
-        values[tip + SPACING] = np.clip(values[tip + SPACING], -1.5, 1.0)
-        yield damping, replace(h, values=values)
+        yield damping, replace(h, values=within(values))
         damping *= 10
+
+
+def within(values: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
+    """Values with those of the tip as far as they may go."""
+    values, tip = values.copy(), len(values) - OF_TIP
+    for which, (low, high) in BOUNDS.items():
+        values[tip + which] = np.clip(values[tip + which], low, high)
+    return values
 
 
 def improved(f: Fitted, known: Slopes, problem: Problem, damping: float) -> tuple[Fitted, float] | None:

@@ -38,6 +38,7 @@ from .fit import (
     slopes,
 )
 from .imaging import DISTANCE, OF_ATOM, OF_ELEMENT, OF_TIP, Hypothesis, Target, start, target
+from .missed import with_missed
 
 FORCE_MODELS = ("lennard-jones", "exponential")
 OSCILLATIONS = (4, 7, 10, 14)
@@ -54,6 +55,8 @@ POSSIBLE = 0.001
 DEAREST = 14.0
 """What one change may cost by the network, natural logarithm."""
 MOST_OPTIONS = 80
+MOST_HYDROGENS = 3
+"""That change together with the atom that they are at."""
 STRENGTH = 1.0
 """Of what is plausible by itself."""
 TRUST = (1.0, 0.2)
@@ -106,6 +109,7 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
         MoleculeError: the reading cannot be simulated. ScanError: it takes too much memory.
     """
     goal = target(scan)
+    candidates = with_missed(candidates, *_among(candidates, reading))
     there, numbers = _among(candidates, reading)
     rows = OF_ATOM * len(candidates) + (1 + OF_ATOM + OF_ELEMENT) * MOST_OPTIONS
     claimed = TABLES * 4 * rows * goal.images.size
@@ -297,19 +301,30 @@ def bonded(candidates: Molecule) -> list[list[int]]:
 
 
 def options(h: Hypothesis) -> list[Option]:
-    """What may be otherwise, the likeliest first: an atom comes that is bonded to one there, goes, is another
-    element."""
+    """What may be otherwise, the likeliest first: an atom comes that is bonded to one there, goes, is another element;
+    it has more or fewer hydrogens besides."""
     sure, elements = probabilities(h.candidates)
     near, own, found = bonded(h.candidates), element_index(h.numbers), []
+    prices: dict[tuple[int, int], float] = {}
     for i, there in enumerate(h.there.tolist()):
-        if not there and not any(h.there[j] for j in near[i]):
-            continue
         now = sure[i] * elements[i, own[i]] if there else 1 - sure[i]
         if there:
-            found.append(Option(i, 0, float(np.log(now / (1 - sure[i])))))
+            prices[i, 0] = float(np.log(now / (1 - sure[i])))
         for k, z in enumerate(NUMBERS.tolist()):
             if (then := sure[i] * elements[i, k]) > POSSIBLE and not (there and k == own[i]):
-                found.append(Option(i, z, float(np.log(now / then))))
+                prices[i, z] = float(np.log(now / then))
+    for (i, z), price in prices.items():
+        if h.there[i] or any(h.there[j] for j in near[i]):
+            found.append(Option(((i, z),), price))
+    hydrogen = np.where(h.there, h.numbers == 1, elements[:, 0] > 0.5)
+    for i in np.flatnonzero(h.there & ~hydrogen).tolist():
+        around = sorted((j for j in near[i] if hydrogen[j]), key=lambda j: (not h.there[j], -sure[j]))[:MOST_HYDROGENS]
+        for z in (int(h.numbers[i]), *(z for j, z in prices if j == i and z > 1)):
+            for count in range(len(around) + 1):
+                wanted = [(i, z)] if z != h.numbers[i] else []
+                wanted += [(j, int(k < count)) for k, j in enumerate(around) if h.there[j] != (k < count)]
+                if len(wanted) > 1 and all(change in prices for change in wanted):
+                    found.append(Option(tuple(wanted), sum(prices[change] for change in wanted)))
     return sorted((o for o in found if o.price < DEAREST), key=lambda o: o.price)[:MOST_OPTIONS]
 
 
@@ -320,14 +335,16 @@ def proposed(f: Fitted, problem: Problem, threads: int, effects: Effects) -> lis
     near, before = bonded(h.candidates), graph(h)
     sums = combinations(f, problem, options(h), threads, effects)
 
+    def made(chosen: Combination) -> list[tuple[int, int]]:
+        return [change for k in chosen if (o := sums.options[k]) for change in o.made]
+
     @cache
     def parts(chosen: Combination) -> tuple[float, float]:
-        made = [o for k in chosen if (o := sums.options[k])]
         after = list(before)
-        for o in made:
-            after[o.atom] = o.number
+        for atom, number in made(chosen):
+            after[atom] = number
         plausible = STRENGTH * (unlikelihood(after, near) - of_none)
-        return sums.gained(chosen), plausible + sum(o.price for o in made)
+        return sums.gained(chosen), plausible + sum(o.price for k in chosen if (o := sums.options[k]))
 
     of_none = unlikelihood(before, near)
     found: dict[Graph, Hypothesis] = {}
@@ -339,8 +356,8 @@ def proposed(f: Fitted, problem: Problem, threads: int, effects: Effects) -> lis
 
         scores, wanted = searched(sums.options, score, WIDTH, TOGETHER), len(found) + PROPOSED
         for chosen in sorted(scores, key=scores.__getitem__):
-            after = changed(h, {o.atom: o.number for k in chosen if (o := sums.options[k])})
-            found.setdefault(graph(after), after)
+            after = changed(h, made(chosen))
+            found.setdefault(graph(after), replace(after, values=sums.values(chosen, after)))
             if len(found) == wanted:
                 break
     return list(found.values())
