@@ -18,7 +18,7 @@ from afmol.prediction import refined_reading
 from afmol.refinement import combinations, environments, search
 from afmol.refinement.charges import bond_charges
 from afmol.refinement.combinations import Combinations, Option, effect, searched
-from afmol.refinement.environments import neighbours, unlikelihood
+from afmol.refinement.environments import felt, neighbours, unlikelihood
 from afmol.refinement.fit import Fitted, Problem, cost_of, evaluated, fitted, independent, residuals
 from afmol.refinement.imaging import (
     DISPERSION,
@@ -188,6 +188,16 @@ def test_how_plausible_a_graph_is_does_not_depend_on_the_order_of_its_atoms(mole
         for m in (molecule, molecule.taken(np.array(order)))
     ]
     assert of[0] == pytest.approx(of[1])
+
+
+@given(molecules(), st.randoms())
+def test_what_changes_are_less_plausible_by_is_found_where_they_are_felt(molecule, random):
+    near, before = neighbours(len(molecule), molecule.bonds), molecule.numbers.tolist()
+    places = random.sample(range(len(molecule)), random.randint(1, min(3, len(molecule))))
+    after = [random.choice([0, 1, 6, 8]) if i in places else z for i, z in enumerate(before)]
+    parts = felt(places, near)
+    difference = unlikelihood(after, near, parts) - unlikelihood(before, near, parts)
+    assert difference == pytest.approx(unlikelihood(after, near) - unlikelihood(before, near))
 
 
 def test_atoms_with_surroundings_that_molecules_have_are_more_plausible():

@@ -14,7 +14,7 @@ from visible import visible
 
 from afmol.elements import BY_NUMBER
 from afmol.lengths import kinds
-from afmol.refinement.environments import Environment, environments, neighbours
+from afmol.refinement.environments import Environment, neighbours
 
 DEPTH = 1.5
 OUT = Path(__file__).parent.parent / "src" / "afmol" / "refinement" / "environments.csv"
@@ -24,7 +24,8 @@ def main(source: str, count: int = 60000) -> None:
     """The table, half of it flat molecules."""
     found: Counter[Environment] = Counter()
     for m in visible(source, count, DEPTH):
-        found.update(environments(kinds(m.numbers, m.bonds), neighbours(len(m), m.bonds)))
+        of, near = kinds(m.numbers, m.bonds), neighbours(len(m), m.bonds)
+        found.update((z, tuple(sorted(of[j] for j in near[i]))) for i, (z, _) in enumerate(of))
     with OUT.open("w", newline="") as file:
         written = csv.writer(file, lineterminator="\n")
         written.writerow(["element", "neighbours", "atoms"])

@@ -13,7 +13,7 @@ surroundings have to agree only on the bond that they share, that of Bethe (Yedi
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
 from typing import NamedTuple
@@ -40,29 +40,33 @@ def neighbours(atoms: int, bonds: Int[np.ndarray, "m 2"]) -> list[list[int]]:
     return near
 
 
-def environments(of: Sequence[Kind], near: Sequence[Sequence[int]]) -> Iterator[Environment]:
-    """Of each atom; `of`: kinds of atoms, `near`: their neighbours."""
-    return ((z, tuple(sorted(of[j] for j in others))) for (z, _), others in zip(of, near, strict=True))
-
-
-def unlikelihood(numbers: Sequence[int], near: Sequence[Sequence[int]]) -> float:
+def unlikelihood(numbers: Sequence[int], near: Sequence[Sequence[int]], among: Iterable[int] | None = None) -> float:
     """Natural logarithm of how many times less probable a graph is than one of no atoms.
 
     Args:
         numbers: atomic numbers; 0: no atom.
         near: the neighbours of each atom, if they are there.
+        among: the part of these atoms alone; all parts add up.
     """
-    return _unlikelihood(_table(), numbers, near)
+    return _unlikelihood(_table(), numbers, near, among)
 
 
-def _unlikelihood(table: "_Table", numbers: Sequence[int], near: Sequence[Sequence[int]]) -> float:
-    there = [[j for j in others if numbers[j]] if z else [] for z, others in zip(numbers, near, strict=True)]
-    of = [(z, min(len(others), MOST_NEIGHBOURS)) for z, others in zip(numbers, there, strict=True)]
+def felt(atoms: Iterable[int], near: Sequence[Sequence[int]]) -> set[int]:
+    """The atoms whose part changes if these do."""
+    first = {j for i in atoms for j in (i, *near[i])}
+    return {j for i in first for j in (i, *near[i])}
+
+
+def _unlikelihood(
+    table: "_Table", numbers: Sequence[int], near: Sequence[Sequence[int]], among: Iterable[int] | None = None
+) -> float:
+    kind = lambda i: (numbers[i], min(sum(numbers[j] > 0 for j in near[i]), MOST_NEIGHBOURS))  # noqa: E731
     total = 0.0
-    for i, (z, around) in enumerate(environments(of, there)):
-        if z:
-            total -= table.atoms.get((z, around), table.no_atom)
-            total += sum(table.bonds.get(ordered(of[i], of[j]), table.no_bond) for j in there[i] if j > i)
+    for i in range(len(numbers)) if among is None else among:
+        if numbers[i]:
+            own, others = kind(i), [kind(j) for j in near[i] if numbers[j]]
+            total -= table.atoms.get((own[0], tuple(sorted(others))), table.no_atom)
+            total += sum(table.bonds.get(ordered(own, other), table.no_bond) for other in others) / 2
     return total
 
 

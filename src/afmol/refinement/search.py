@@ -25,7 +25,7 @@ from ..errors import MoleculeError, ScanError
 from ..limits import check_claim
 from ..structures import Molecule, Scan
 from .combinations import Combination, Effects, Option, changed, combinations, searched
-from .environments import neighbours, unlikelihood
+from .environments import felt, neighbours, unlikelihood
 from .fit import (
     Fitted,
     Problem,
@@ -343,10 +343,10 @@ def proposed(f: Fitted, problem: Problem, threads: int, effects: Effects) -> lis
         after = list(before)
         for atom, number in made(chosen):
             after[atom] = number
-        plausible = STRENGTH * (unlikelihood(after, near) - of_none)
+        parts_of = felt([atom for atom, _ in made(chosen)], near)
+        plausible = STRENGTH * (unlikelihood(after, near, parts_of) - unlikelihood(before, near, parts_of))
         return sums.gained(chosen), plausible + sum(o.price for k in chosen if (o := sums.options[k]))
 
-    of_none = unlikelihood(before, near)
     found: dict[Graph, Hypothesis] = {}
     for trust in TRUST:
 
