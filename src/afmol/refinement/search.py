@@ -57,7 +57,7 @@ DEAREST = 14.0
 MOST_OPTIONS = 80
 MOST_HYDROGENS = 3
 """That change together with the atom that they are at."""
-STRENGTH = 1.0
+STRENGTH = 0.5
 """Of what is plausible by itself."""
 TRUST = (1.0, 0.2)
 """In least squares."""
@@ -73,7 +73,7 @@ UNTRIED = 6.0
 """What was not tried costs at least so much."""
 REFUSED = 0.5
 """What was tried and not made costs at least so much: the answer has the largest probability."""
-TOO_SURE = 5.0
+TOO_SURE = 4.0
 """How many times too much differences of what is minimised say: fits end in minima that are not the deepest, and what
 models lack is not independent of what is compared. By validation molecules (docs/refinement.md)."""
 WORTH = 0.5
