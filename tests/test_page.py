@@ -28,7 +28,7 @@ from afmol.fitting import Conditions, FitConfig, fit_conditions, imaged
 from afmol.results import prediction_record
 from afmol.serve.jobs import JOBS, molecule_of, opened, simulated
 from afmol.serve.server import PAGE, known_host, serve, serving
-from afmol.serve.worker import Worker, _work
+from afmol.serve.worker import REFINING, Worker, _work
 from afmol.simulation import TIPS, grid_around, simulate
 from afmol.structures import Molecule, Scan
 
@@ -371,6 +371,22 @@ def test_a_job_that_takes_too_long_is_stopped(stack):
     assert last[0] == "mistake"
     assert "took more than" in last[1]
     assert worker.process is None
+
+
+@pytest.mark.parametrize("refine", [True, False])
+def test_what_is_read_is_tested_where_that_is_asked_for(stack, molecule, monkeypatch, refine):
+    """A refinement takes a minute and more: the job says so before, and may take longer than others."""
+    asked, said = {}, []
+    monkeypatch.setattr("afmol.serve.jobs.predict", lambda scan, network, **how: asked.update(how) or molecule)
+    record, data = opened({"path": str(stack)}, b"", said.append)
+    request = {"scan": record, "model": "base", "refine": refine}
+    answer, _ = JOBS["predict"](request, data, said.append)
+    assert len(answer["atoms"]) == len(molecule)
+    assert asked["refine"] is refine
+    assert any("minute" in text for text in said) is refine
+    worker = Worker(seconds=0.01)
+    *_, last = worker.do("predict", request, data)
+    assert f"more than {0.01 * (REFINING if refine else 1):g} s" in last[1]
 
 
 def test_a_job_that_takes_too_much_memory_is_refused(stack):

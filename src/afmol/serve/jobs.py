@@ -85,12 +85,14 @@ def _stack(scan: Scan) -> Answer:
 
 
 def found(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
-    """The molecule in the stack of the payload, by "model"; of "formula", if that is known."""
+    """The molecule in the stack of the payload, by "model"; of "formula", if that is known; tested by simulation, if
+    "refine" says so."""
     say("loading the model")
     network, name = _model(str(request["model"]))
-    say("looking for atoms")
+    refine = bool(request.get("refine"))
+    say("testing what is read by simulation, for a minute or more" if refine else "looking for atoms")
     scan, formula = scan_of(request["scan"], payload), _formula(request)
-    molecule = predict(scan, network, formula=formula)
+    molecule = predict(scan, network, formula=formula, refine=refine)
     return prediction_record(scan, molecule, name, network.config.depth, formula=formula), b""
 
 

@@ -20,6 +20,8 @@ MEMORY = 10 * 2**30
 """Address space of the process, bytes; torch alone takes 4 GiB of it."""
 SECONDS = 300.0
 """Time for a job."""
+REFINING = 6.0
+"""How many times that for one that is to "refine"."""
 TICK = 0.2
 """How often the end of a process is looked for, s."""
 Said = tuple[Any, ...]
@@ -37,7 +39,7 @@ class Worker:
     def do(self, job: str, request: dict[str, Any], payload: bytes) -> Iterator[Said]:
         """What the process says of a job, as it comes; the last is "done" or "mistake"."""
         process, pipe = self._started()
-        left = self.seconds
+        limit = left = self.seconds * (REFINING if request.get("refine") else 1.0)
         try:
             pipe.send((job, request, payload))
             while True:
@@ -52,7 +54,7 @@ class Worker:
                     left -= TICK
                 if left <= 0:
                     self.stop()
-                    yield "mistake", f"This took more than {self.seconds:g} s and was stopped; try a smaller stack."
+                    yield "mistake", f"This took more than {limit:g} s and was stopped; try a smaller stack."
                     return
         except (EOFError, OSError):
             self.stop()

@@ -108,9 +108,9 @@ function ask(stack, request, payload) {
   dialog.showModal();
 }
 
-async function predict() {
+async function predict(refine = false) {
   const [start, { stack }] = [performance.now(), state];
-  const request = { scan: scan(), model: $("model").value, formula: $("formula").value.trim() || null };
+  const request = { scan: scan(), model: $("model").value, formula: $("formula").value.trim() || null, refine };
   const found = await work("predict", request, stack.data);
   if (!found || state.stack !== stack) return;
   const [record] = found;
@@ -124,7 +124,8 @@ async function predict() {
   const n = atoms.length;
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
   const warnings = doubts.map((w) => ` Warning: ${w}`).join("");
-  tell((n ? `${n} atoms in ${seconds} s.` : "No atom was found.") + warnings, warnings !== "");
+  const explained = record.explained ? ` A simulation of it correlates by ${record.explained.toFixed(3)}.` : "";
+  tell((n ? `${n} atoms in ${seconds} s.` : "No atom was found.") + explained + warnings, warnings !== "");
   simulate();
 }
 
@@ -282,7 +283,7 @@ function all() {
   $("about").textContent = `${stack.name}: ${nx} × ${ny} pixels, ${nz} slices, ${stack.size.map((s) => s.toFixed(1)).join(" × ")} Å`;
   $("undo").disabled = !state.past.length;
   $("redo").disabled = !state.future.length;
-  $("predict").disabled = false;
+  $("predict").disabled = $("refine").disabled = false;
   $("reverse").hidden = Boolean(stack.heights);
   $("fit").disabled = !molecule?.atoms.length;
   for (const button of document.querySelectorAll("[data-format], #save")) button.disabled = !molecule;
@@ -441,7 +442,8 @@ $("files").onchange = (e) => {
   e.target.value = ""; // so that the same file can be opened again
 };
 $("stacks").onchange = (e) => e.target.value && open({ path: e.target.value });
-$("predict").onclick = predict;
+$("predict").onclick = () => predict();
+$("refine").onclick = () => predict(true);
 $("formula").onchange = () => state.stack && predict();
 $("cancel").onclick = () => running?.abort();
 $("slice").oninput = (e) => turn(Number(e.target.value));
