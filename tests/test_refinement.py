@@ -47,7 +47,7 @@ from afmol.structures import Molecule, Scan
 from strategies import flat_ring, molecules, refused
 
 SIDE = 9.0
-FEW = (("PATIENCE", 1), ("PROPOSED", 3), ("TOGETHER", 3), ("MOST_OPTIONS", 25))
+FEW = (("PATIENCE", 1), ("PROPOSED", 3), ("TOGETHER", 2), ("MOST_OPTIONS", 25), ("WIDTH", 5))
 """Enough for small molecules."""
 
 
