@@ -589,6 +589,12 @@ def test_a_person_mends_a_molecule(browser, stack, downloads, molecule):
         assert len(labels()) == 3
         assert "restored" in one("#status").text
 
+        one("#refine").click()
+        until(lambda: "by simulation" in one("#status").text)
+        one("#cancel").click()
+        until(lambda: one("#status").text == "Cancelled.")
+        assert len(labels()) == 3
+
         # nothing of a molecule is left beside a stack in which there is none
         noise = np.random.default_rng(0).standard_normal((64, 64, 10)).astype(np.float32)
         write_scan(Scan(noise, (16.0, 16.0)), downloads / "noise.npz")

@@ -161,6 +161,8 @@ def test_slices_that_drift_move_evenly_about_the_middle_one():
     centres = [((x * s).sum() / s.sum(), (y * s).sum() / s.sum()) for s in np.moveaxis(moved, -1, 0)]
     np.testing.assert_allclose(centres, [[20 + 8 * t, 20 - 4 * t] for t in np.linspace(-0.5, 0.5, 5)], atol=0.05)
     np.testing.assert_array_equal(seen_as(spot, goal, 0.0, 0.0), spot)
+    even = np.ones((9, 11, 5))
+    np.testing.assert_allclose(seen_as(even, goal._replace(spreads=(0.4, 0.3)), 7.0, -30.0), even)  # to the borders
 
 
 @given(molecules())
@@ -259,6 +261,10 @@ def test_combinations_are_worth_what_a_minimiser_finds(seed):
 
     best = minimize(lambda x: cost(x, False), np.zeros(len(counts)), method="BFGS", options={"gtol": 1e-8}).x
     assert sums.gained(frozenset({0, 1})) == pytest.approx(cost(best, True), rel=1e-4, abs=1e-3)
+    h = begin(pyridine())  # its first values are taken for those of the problem
+    moved = sums.values(frozenset({0, 1}), h) - h.values
+    assert not moved[:2].any()
+    np.testing.assert_allclose(moved[counts], best + u, atol=1e-4)
 
 
 def test_an_element_changes_with_the_hydrogen_at_it():
@@ -347,6 +353,23 @@ def test_an_option_does_the_same_in_its_surroundings_as_in_the_whole_image(monke
         np.testing.assert_array_equal(whole.places, near.places)
         assert len(near.columns) == len(near.places) == (2 if option.made[0][1] else 0)
         assert np.corrcoef(whole.image.ravel(), near.image.ravel())[0, 1] > 0.9
+
+
+def test_what_an_option_does_is_kept_while_nothing_near_it_changes(monkeypatch):
+    h = begin(pyridine())
+    problem = Problem(target(stack_of(pyridine(), noise=0.01)), 0.0, 1.0)
+    hydrogen = int(np.flatnonzero(pyridine().numbers == 1)[0])
+    f, asked, kept = evaluated(h, problem), [Option(((hydrogen, 0),), 1.0), Option(((0, 8),), 1.0)], {}
+    made = []
+    monkeypatch.setattr(combinations, "SMALL", 0)
+    monkeypatch.setattr(combinations, "effect", lambda *which: made.append(which) or effect(*which))
+    first = combinations.combinations(f, problem, asked, 1, kept)
+    again = combinations.combinations(f, problem, asked, 1, kept)
+    assert len(made) == 2
+    np.testing.assert_array_equal(first.products, again.products)
+    other = evaluated(combinations.changed(h, [(0, 6)]), problem)
+    combinations.combinations(other, problem, asked, 1, kept)
+    assert len(made) == 4  # of both, from which the nitrogen is not far
 
 
 def test_a_wrong_element_and_a_missing_atom_are_found(monkeypatch):

@@ -78,7 +78,7 @@ def predict(
         formula: of the molecule, such as C24H8O6, if you know it: then there are no other elements, and no more atoms
             of any. It is believed, so be sure. Write ? for a number that you do not know: C24H?O6, C?H?O?.
         refine: test what is read by simulating it, and change what explains the stack badly: atoms, elements, places.
-            A minute or two for a molecule of 15 atoms, several for one of 40. It is said how much of the images the
+            A minute or two for a molecule of 15 atoms, two to ten for one of 40. It is said how much of the images the
             molecule then explains.
         hydrogens: add hydrogens that the image does not show where the molecule's valences ask for them, for those who
             want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json. A molecule that the rim of the
