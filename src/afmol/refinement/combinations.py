@@ -90,7 +90,7 @@ class Combinations:
         """Those of a hypothesis once least squares and its options have moved them."""
         _, rows, moved = self._solved(combination)
         values = h.values.copy()
-        values[self.places[rows]] += moved  # of an element that two options bring, what the last says
+        values[self.places[rows]] += moved  # of an element that two options bring the last counts
         return within(values)
 
     def _solved(self, combination: Combination) -> tuple[float, Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
