@@ -105,6 +105,14 @@ def _ring(around: Mapping[int, set[int]], i: int, middle: int, j: int) -> int:
     return 0
 
 
+def rings(atoms: int, bonds: Int[np.ndarray, "m 2"]) -> list[int]:
+    """The size of the smallest ring that each atom is in, 0: none of up to LARGEST_RING."""
+    found = [0] * atoms
+    for _, middle, _, size in angles(bonds):
+        found[middle] = min(found[middle] or size, size or found[middle])
+    return found
+
+
 @cache
 def bond_lengths() -> dict[tuple[Kind, Kind], Length]:
     """Of bonds."""

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
 
 from ..elements import element_index
-from .fit import Fitted, Problem, beforehand, evaluated, fitted, known_beforehand, seen, slopes, within
+from .fit import Fitted, Problem, evaluated, fitted, known_beforehand, own_beforehand, seen, slopes, within
 from .imaging import OF_ATOM, OF_ELEMENT, Hypothesis, normalised, picture_slopes
 
 SMALL = 3000
@@ -178,9 +178,7 @@ def combinations(
     flat, left = seen(rows, f, problem)
     curvature, known = np.zeros((len(at), len(at))), np.zeros(len(at))
     curvature[:a, :a], known[:a] = known_beforehand(h, base.active)
-    means, spreads = beforehand(h)
-    curvature[range(a, len(at)), range(a, len(at))] = spreads[at[a:]] ** -2.0
-    known[a:] = -(h.values[at[a:]] - means[at[a:]]) / spreads[at[a:]] ** 2
+    curvature[range(a, len(at)), range(a, len(at))], known[a:] = own_beforehand(h, at[a:])
     sums = Combinations(
         [o if e else None for o, e in zip(options, effects, strict=True)],
         (flat @ flat.T).astype(float),

@@ -2,10 +2,12 @@
 
     equation                                             variable    of
     minimise  (W / 2) sum_s ln |d_s - a_s m_s|^2         d_s, m_s    slice: measured, simulated, of zero mean; a_s m_s
-              + sum_k (v_k / SPREAD_k)^2 / 2                         is the part of d_s along m_s, so that scale and
-              + sum_b c^2 ln(1 + (e_b / c)^2) / 2                    offset of each slice do not matter
-                                                         v_k         value of the hypothesis
-                                                         e_b         bond, angle: its error, in spreads (lengths.py)
+              + sum_k t_k^2 ln(1 + (v_k / t_k S_k)^2) / 2            is the part of d_s along m_s, so that scale and
+              + sum_b t_b^2 ln(1 + (e_b / t_b)^2) / 2                offset of each slice do not matter
+                                                         v_k, S_k    value of the hypothesis, its spread
+                                                         t_k         TAIL of atoms' values, else infinite
+                                                         e_b         bond, angle, plane: its error, in spreads
+                                                                     (lengths.py, planes.py)
                                                          W           pixels that are independent
 
 The first term is the likelihood of white noise whose strength in each slice is not known. What a simulation cannot show
@@ -24,6 +26,7 @@ from scipy.linalg import cho_factor, cho_solve
 from ..elements import ELEMENTS
 from ..errors import MoleculeError, ScanError
 from ..lengths import known_angles, known_bonds
+from .charges import expected_charges
 from .imaging import (
     CHARGE,
     DISPERSION,
@@ -43,12 +46,18 @@ from .imaging import (
     picture_slopes,
     pictured,
 )
+from .planes import heights, known_planes
 
-SPREAD_OF_ATOM = (0.07, 0.07, 0.09, 0.08)
-"""Of x, y, z (A) and charge (e): the errors of the network and of the table, of sure atoms at the top."""
-DEEPER, UNSURE, MOST_UNSURE = 0.12, 0.25, 0.13
+SPREAD_OF_PLACE = (0.045, 0.045, 0.06)
+"""Of x, y, z (A): the errors of the network, of sure atoms at the top."""
+SPREAD_OF_CHARGE = 0.1
+"""Of atoms that are not there, e; of others it depends on what lies around them (charges.py)."""
+DEEPER, UNSURE, MOST_UNSURE = 0.08, 0.16, 0.085
 """What the network's errors grow by: in height, A per A of depth; in x, y, z, A, by how likely an atom is none, and how
 far (300 flat validation molecules as measured)."""
+TAIL = 2.5
+"""Spreads from which on such an error, or that of a charge, is one of the few large ones (likeliest for the 5,007 atoms
+of the same)."""
 SPREAD_OF_ELEMENT = {"lennard-jones": (0.05, 0.4), "exponential": (0.08, 0.4)}
 """How wrong force models are of elements (data/conditions.py), logarithms."""
 TIP_MEANS = {CHARGE: 0.03, SHARE: 0.1}
@@ -59,6 +68,8 @@ BOUNDS |= {DISPERSION: (-2.5, 0.7), SPACING: (-1.5, 1.0)}
 """Of the tip's values."""
 OUTLIER = 4.0
 """Spreads from which on a distance says little (restraints.py)."""
+BENT = 1.0
+"""Spreads from which on a plane says little: rings that are not flat are rare, but then far from it."""
 LEAST_DAMPING, TRIES = 1e-4, 6
 """Of a step, and how many steps are tried, each damped ten times as much."""
 HOPEFUL = 10.0
@@ -114,9 +125,16 @@ def cost_of(h: Hypothesis, picture: Float[np.ndarray, "nx ny nz"], problem: Prob
     misfit = pixels / 2 * np.log(np.maximum(np.square(residual).sum((0, 1)), 1e-9)).sum()
     active = h.active
     means, spreads = beforehand(h)
-    known = np.square((h.values[active] - means[active]) / spreads[active]).sum() / 2
-    errors, _, _ = distances(h)
-    return float(misfit + known + OUTLIER**2 / 2 * np.log1p(np.square(errors / OUTLIER)).sum())
+    off = (h.values[active] - means[active]) / spreads[active]
+    of_atoms = active < OF_ATOM * len(h.there)
+    held = restraints(h)
+    known = np.square(off[~of_atoms]).sum() / 2 + _robust(off[of_atoms], TAIL) + _robust(held.errors, held.tails)
+    return float(misfit + known)
+
+
+def _robust(errors: Float[np.ndarray, " k"], tail: float | Float[np.ndarray, " k"]) -> float:
+    """Half the sum of their squares, the less of those beyond the tail."""
+    return float((np.square(tail) / 2 * np.log1p(np.square(errors / tail))).sum())
 
 
 def evaluated(h: Hypothesis, problem: Problem) -> Fitted | None:
@@ -148,22 +166,44 @@ def beforehand(h: Hypothesis) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray
     tip = range(OF_TIP)
     means = np.concatenate([np.zeros(OF_ATOM * n + OF_ELEMENT * e), [TIP_MEANS.get(k, 0.0) for k in tip]])
     assert h.candidates.confidence is not None
-    of_atoms = np.tile(SPREAD_OF_ATOM, (n, 1))
+    of_atoms = np.tile((*SPREAD_OF_PLACE, SPREAD_OF_CHARGE), (n, 1))
     of_atoms[:, :3] += np.minimum(UNSURE * (1 - h.candidates.confidence), MOST_UNSURE)[:, None]
     of_atoms[:, 2] += DEEPER * np.maximum(-h.candidates.positions[:, 2], 0.0)
+    of_atoms[h.there, 3] = expected_charges(h.molecule()).spread
     rest = [*SPREAD_OF_ELEMENT[h.force] * e, *(TIP_SPREADS[k] for k in tip)]
     return means, np.concatenate([of_atoms.ravel(), rest])
 
 
-def distances(h: Hypothesis) -> tuple[Float[np.ndarray, " k"], Int[np.ndarray, "k 2"], Float[np.ndarray, "k 3"]]:
-    """Error of each bond and angle in spreads, its atoms among the candidates, and the slope by the first of them."""
+class Restraints(NamedTuple):
+    """Bonds, angles and planes."""
+
+    errors: Float[np.ndarray, " k"]
+    """In spreads."""
+    atoms: Int[np.ndarray, "k 4"]
+    """Their atoms among the candidates; of bonds and angles the first two count."""
+    slopes: Float[np.ndarray, "k 4 3"]
+    """By these atoms' places."""
+    tails: Float[np.ndarray, " k"]
+    """Errors from which on they say little."""
+
+
+def restraints(h: Hypothesis) -> Restraints:
+    """What is known of how a hypothesis' atoms lie to each other."""
     molecule, there = h.molecule(), np.flatnonzero(h.there)
     bonds, angles = known_bonds(molecule), known_angles(molecule)
     pairs, mean, spread = (np.concatenate(both) for both in zip(bonds, angles, strict=True))
+    pairs = pairs.astype(int)
     apart = molecule.positions[pairs[:, 0]] - molecule.positions[pairs[:, 1]]
     distance = np.maximum(np.linalg.norm(apart, axis=1), 1e-3)
-    slope = apart / (distance * mean * spread)[:, None]
-    return (distance / mean - 1) / spread, there[pairs.astype(int)], slope
+    along = apart / (distance * mean * spread)[:, None]
+    planes = known_planes(molecule)
+    far, by_place = heights(molecule.positions, planes.atoms)
+    return Restraints(
+        np.concatenate([(distance / mean - 1) / spread, far / planes.spread]),
+        there[np.concatenate([np.pad(pairs, ((0, 0), (0, 2)), "edge"), planes.atoms])],
+        np.concatenate([np.stack([along, -along, 0 * along, 0 * along], 1), by_place / planes.spread[:, None, None]]),
+        np.concatenate([np.full(len(pairs), OUTLIER), np.full(len(far), BENT)]),
+    )
 
 
 def known_beforehand(
@@ -172,17 +212,26 @@ def known_beforehand(
     """Curvature of the second and third term by some of the values, and where they pull them."""
     place = np.full(len(h.values), -1)
     place[active] = np.arange(len(active))
-    means, spreads = beforehand(h)
-    errors, pairs, slope = distances(h)
+    errors, atoms, by_place, tails = restraints(h)
     row = np.zeros((len(errors), len(active)))
     for axis in range(3):
-        for end, sign in ((0, 1.0), (1, -1.0)):
-            at = place[OF_ATOM * pairs[:, end] + axis]
+        for end in range(4):
+            at = place[OF_ATOM * atoms[:, end] + axis]
             found = np.flatnonzero(at >= 0)
-            row[found, at[found]] += sign * slope[found, axis]
-    firm = 1 / (1 + np.square(errors / OUTLIER))
-    curvature = np.diag(spreads[active] ** -2.0) + row.T @ (firm[:, None] * row)
-    return curvature, -(h.values[active] - means[active]) / spreads[active] ** 2 - row.T @ (firm * errors)
+            row[found, at[found]] += by_place[found, end, axis]
+    firm = 1 / (1 + np.square(errors / tails))
+    own, pull = own_beforehand(h, active)
+    return np.diag(own) + row.T @ (firm[:, None] * row), pull - row.T @ (firm * errors)
+
+
+def own_beforehand(
+    h: Hypothesis, places: Int[np.ndarray, " a"]
+) -> tuple[Float[np.ndarray, " a"], Float[np.ndarray, " a"]]:
+    """Curvature of the second term alone by values at some places, and its pull."""
+    means, spreads = (x[places] for x in beforehand(h))
+    off = (h.values[places] - means) / spreads
+    firm = np.where(places < OF_ATOM * len(h.there), 1 / (1 + np.square(off / TAIL)), 1.0)
+    return firm / spreads**2, -firm * off / spreads
 
 
 def slopes(f: Fitted, problem: Problem) -> Slopes:

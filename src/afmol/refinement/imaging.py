@@ -17,7 +17,7 @@ from ..simulation.forces.force import Scene
 from ..simulation.probe import relaxed_forces
 from ..simulation.scene import assemble, kernel_scenes
 from ..structures import Molecule, Scan
-from .charges import bond_charges
+from .charges import expected_charges
 from .slopes import column_slopes, smoothed
 
 SPACING_STEP = 0.02
@@ -143,7 +143,7 @@ class Hypothesis:
         moved = replace(self.candidates, positions=self.candidates.positions + shifts[:, :3], numbers=self.numbers)
         there = np.flatnonzero(self.there)
         molecule = moved.taken(there).with_likely_bonds()
-        return replace(molecule, charges=bond_charges(molecule) + shifts[there, 3])
+        return replace(molecule, charges=expected_charges(molecule).mean + shifts[there, 3])
 
 
 def start(

@@ -76,6 +76,9 @@ REFUSED = 0.5
 TOO_SURE = 4.0
 """How many times too much differences of what is minimised say: fits end in minima that are not the deepest, and what
 models lack is not independent of what is compared. By validation molecules (docs/refinement.md)."""
+SUREST = 0.99
+"""Of an atom: what deep atoms explain may be that places, charges and forces are wrong elsewhere, however many standard
+deviations it makes (60 validation molecules; LOG.md, 2026-12-01)."""
 WORTH = 0.5
 """What is better is so by that, natural logarithm."""
 ROUNDS = 12
@@ -190,7 +193,7 @@ def likely(h: Hypothesis, others: Sequence[tuple[Hypothesis, float]]) -> Molecul
         h.candidates,
         positions=h.candidates.positions + np.where(h.there[:, None], shifts, 0.0),
         numbers=np.where(h.there, h.numbers, NUMBERS[of_elements.argmax(1)]),
-        confidence=confidence,
+        confidence=np.minimum(confidence, SUREST),
         element_probabilities=of_elements,
         class_probabilities=by_class(of_elements),
     )
