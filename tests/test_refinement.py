@@ -21,7 +21,19 @@ from afmol.refinement import combinations, environments, search
 from afmol.refinement.charges import LEAST_SPREAD, expected_charges, surroundings
 from afmol.refinement.combinations import Combinations, Option, effect, searched
 from afmol.refinement.environments import felt, neighbours, unlikelihood
-from afmol.refinement.fit import Fitted, Problem, cost_of, evaluated, fitted, independent, known_beforehand, residuals
+from afmol.refinement.fit import (
+    BOUNDS,
+    FARTHEST,
+    Fitted,
+    Problem,
+    cost_of,
+    evaluated,
+    fitted,
+    independent,
+    known_beforehand,
+    residuals,
+    within,
+)
 from afmol.refinement.imaging import (
     DISPERSION,
     DISTANCE,
@@ -223,6 +235,18 @@ def test_an_atom_of_four_neighbours_is_held_in_no_plane():
     methane = hand()
     assert not list(quadruples(methane.numbers, methane.bonds))
     assert not len(known_planes(methane).atoms)
+
+
+def test_atoms_and_tip_go_no_farther_than_they_may():
+    h = begin(pyridine())
+    n, tip = OF_ATOM * len(h.there), len(h.values) - OF_TIP
+    for sign in (1, -1):
+        values = within(np.full(len(h.values), 9.0 * sign))
+        np.testing.assert_array_equal(values[:n].reshape(-1, OF_ATOM)[:, :3], sign * FARTHEST)
+        np.testing.assert_array_equal(values[3:n:OF_ATOM], 9.0 * sign)  # charges
+        np.testing.assert_array_equal(values[n:tip], 9.0 * sign)  # factors on elements
+        assert values[tip + DISTANCE] == BOUNDS[DISTANCE][sign > 0]
+    np.testing.assert_array_equal(within(h.values), h.values)
 
 
 def test_what_is_known_beforehand_pulls_as_its_cost_falls():
@@ -513,7 +537,7 @@ def test_slices_at_one_height_count_as_one():
 
 
 def test_a_prediction_says_how_much_it_explains(monkeypatch):
-    for name, few in FEW:
+    for name, few in (*FEW, ("FORCE_MODELS", ("lennard-jones",)), ("OSCILLATIONS", (10,)), ("STAGES", 4)):
         monkeypatch.setattr(search, name, few)
     truth = pyridine()
     scan = stack_of(truth, force="lennard-jones")

@@ -154,7 +154,7 @@ def refined_reading(
     if len(reading) < 2:
         return molecule
     try:
-        found = refined(candidates, reading, scan, os.cpu_count() or 1, progress)
+        found = refined(candidates, reading, scan, torch.get_num_threads(), progress)
     except MoleculeError:  # no tip of those tried stays above what was read
         return molecule
     assert found.candidates.confidence is not None

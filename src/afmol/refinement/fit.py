@@ -66,6 +66,8 @@ TIP_SPREADS |= {DRIFT_X: 0.5, DRIFT_Y: 0.5, SPACING: 0.3}
 BOUNDS = {STIFFNESS: (float(np.log(0.1 / 0.4)), float(np.log(2.0 / 0.4))), DISTANCE: (-1.2, 1.8)}
 BOUNDS |= {DISPERSION: (-2.5, 0.7), SPACING: (-1.5, 1.0)}
 """Of the tip's values."""
+FARTHEST = 0.6
+"""That an atom moves along each axis, A: what is farther from where the network has it is another atom."""
 OUTLIER = 4.0
 """Spreads from which on a distance says little (restraints.py)."""
 BENT = 1.0
@@ -273,8 +275,10 @@ def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterato
 
 
 def within(values: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
-    """Values with those of the tip as far as they may go."""
+    """Values with those of the tip and the places as far as they may go."""
     values, tip = values.copy(), len(values) - OF_TIP
+    places = values[: tip - OF_ELEMENT * len(ELEMENTS)].reshape(-1, OF_ATOM)[:, :3]
+    places[:] = np.clip(places, -FARTHEST, FARTHEST)
     for which, (low, high) in BOUNDS.items():
         values[tip + which] = np.clip(values[tip + which], low, high)
     return values
