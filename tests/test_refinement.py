@@ -24,6 +24,8 @@ from afmol.refinement.environments import felt, neighbours, unlikelihood
 from afmol.refinement.fit import (
     BOUNDS,
     FARTHEST,
+    MOST_CHARGE,
+    MOST_FACTOR,
     Fitted,
     Problem,
     cost_of,
@@ -243,9 +245,12 @@ def test_atoms_and_tip_go_no_farther_than_they_may():
     for sign in (1, -1):
         values = within(np.full(len(h.values), 9.0 * sign))
         np.testing.assert_array_equal(values[:n].reshape(-1, OF_ATOM)[:, :3], sign * FARTHEST)
-        np.testing.assert_array_equal(values[3:n:OF_ATOM], 9.0 * sign)  # charges
-        np.testing.assert_array_equal(values[n:tip], 9.0 * sign)  # factors on elements
+        np.testing.assert_array_equal(values[3:n:OF_ATOM], sign * MOST_CHARGE)
+        np.testing.assert_array_equal(values[n:tip], sign * MOST_FACTOR)
         assert values[tip + DISTANCE] == BOUNDS[DISTANCE][sign > 0]
+        assert np.isfinite(
+            pictured(replace(h, values=values), target(stack_of(pyridine(), pixel=0.5)), 0.0).slices
+        ).all()
     np.testing.assert_array_equal(within(h.values), h.values)
 
 

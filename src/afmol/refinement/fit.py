@@ -68,6 +68,8 @@ BOUNDS |= {DISPERSION: (-2.5, 0.7), SPACING: (-1.5, 1.0)}
 """Of the tip's values."""
 FARTHEST = 0.6
 """That an atom moves along each axis, A: what is farther from where the network has it is another atom."""
+MOST_CHARGE, MOST_FACTOR = 2.0, 3.0
+"""e, beside what is expected; logarithm. Far beyond what fits end at: steps that are not damped yet would overflow."""
 OUTLIER = 4.0
 """Spreads from which on a distance says little (restraints.py)."""
 BENT = 1.0
@@ -275,10 +277,13 @@ def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterato
 
 
 def within(values: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
-    """Values with those of the tip and the places as far as they may go."""
+    """Values as far as they may go."""
     values, tip = values.copy(), len(values) - OF_TIP
-    places = values[: tip - OF_ELEMENT * len(ELEMENTS)].reshape(-1, OF_ATOM)[:, :3]
-    places[:] = np.clip(places, -FARTHEST, FARTHEST)
+    elements = tip - OF_ELEMENT * len(ELEMENTS)
+    most = np.array([FARTHEST, FARTHEST, FARTHEST, MOST_CHARGE])
+    of_atoms = values[:elements].reshape(-1, OF_ATOM)
+    of_atoms[:] = np.clip(of_atoms, -most, most)
+    values[elements:tip] = np.clip(values[elements:tip], -MOST_FACTOR, MOST_FACTOR)
     for which, (low, high) in BOUNDS.items():
         values[tip + which] = np.clip(values[tip + which], low, high)
     return values
