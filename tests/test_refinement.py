@@ -34,6 +34,8 @@ from afmol.refinement.fit import (
     independent,
     known_beforehand,
     residuals,
+    slopes,
+    steps,
     within,
 )
 from afmol.refinement.imaging import (
@@ -58,6 +60,7 @@ from afmol.refinement.imaging import (
 from afmol.refinement.missed import CONFIDENCE, with_missed
 from afmol.refinement.planes import heights, known_planes, quadruples
 from afmol.refinement.search import refined
+from afmol.refinement.slopes import unexplained
 from afmol.simulation import FORCES, TIPS, Grid, simulate, standard_heights
 from afmol.simulation.artefacts import white_noise
 from afmol.structures import Molecule, Scan
@@ -116,10 +119,10 @@ def begin(molecule: Molecule, force: str = "exponential", known: bool = True):
 def test_slopes_are_those_of_finite_differences(force):
     molecule, goal = pyridine(), target(stack_of(pyridine(), pixel=0.25))
     h = begin(molecule, force, known=False)
-    slopes = picture_slopes(h, pictured(h, goal, 0.0), goal)
-    assert len(slopes) == len(h.active)
+    by_value = picture_slopes(h, pictured(h, goal, 0.0), goal)
+    assert len(by_value) == len(h.active)
     tip = len(h.values) - OF_TIP
-    for place, slope in zip(h.active.tolist(), slopes, strict=True):
+    for place, slope in zip(h.active.tolist(), by_value, strict=True):
         if tip > place > 2 * OF_ATOM and place % 7:  # some of the atoms are enough
             continue
         step = 0.02 if place - tip == SPACING else 4e-3
@@ -132,6 +135,36 @@ def test_slopes_are_those_of_finite_differences(force):
         rounding = 2e-5 * np.linalg.norm(ends[0]) / (2 * step)
         interpolated = 0.15 if place - tip in (DRIFT_X, DRIFT_Y) else 0.05  # linearly, and nothing beyond the rim
         assert np.linalg.norm(difference - slope) < interpolated * np.linalg.norm(difference) + rounding, place - tip
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 6, 5), (2, 12, 9, 1)])
+def test_what_offset_and_factor_of_a_slice_make_up_for_is_taken_out(shape):
+    rng = np.random.default_rng(0)
+    slices, image = rng.normal(1, 1, shape).astype(np.float32), rng.normal(size=shape[1:])
+    along, scale = normalised(image).astype(np.float32), rng.uniform(0.5, 2, shape[-1]).astype(np.float32)
+    lines = (shape[1], shape[2] * shape[3])
+    out = np.empty((shape[0], *lines), np.float32)
+    unexplained(slices.reshape(out.shape), along.reshape(lines), scale, out)
+    for row, found in zip(slices, out.reshape(shape), strict=True):
+        for k in range(shape[-1]):
+            known = np.column_stack([np.ones(row[..., k].size), image[..., k].ravel()])
+            best, *_ = np.linalg.lstsq(known, row[..., k].ravel(), rcond=None)
+            left = (row[..., k].ravel() - known @ best) * scale[k]
+            np.testing.assert_allclose(found[..., k].ravel(), left, atol=1e-5)
+
+
+def test_least_squares_know_what_a_step_gains():
+    """Close to the best fit."""
+    goal = target(stack_of(pyridine(), pixel=0.25))
+    h = begin(pyridine())
+    problem = Problem(goal, 0.0, 1.0)
+    at, _ = fitted(evaluated(h, problem), problem, 20)
+    values = at.hypothesis.values.copy()
+    values[: OF_ATOM * 2 : OF_ATOM] += 0.01
+    off = evaluated(replace(at.hypothesis, values=values), problem)
+    for step in list(steps(off, slopes(off, problem), problem, 0.1))[:3]:
+        assert step.hoped > 1
+        assert off.cost - evaluated(step.to, problem).cost == pytest.approx(step.hoped, rel=0.1)
 
 
 def picture(slices: np.ndarray) -> Picture:
@@ -209,13 +242,13 @@ def test_heights_over_planes_change_as_finite_differences_do(positions):
     corners = positions[atoms]
     areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
     assume((areas > 0.5).all())
-    _, slopes = heights(positions, atoms)
+    _, by_place = heights(positions, atoms)
     for k, four in enumerate(atoms):
         for end, axis in product(range(4), range(3)):
             step = np.zeros_like(positions)
             step[four[end], axis] = 1e-6
             difference = (heights(positions + step, atoms)[0] - heights(positions - step, atoms)[0])[k] / 2e-6
-            assert slopes[k, end, axis] == pytest.approx(difference, abs=1e-4)
+            assert by_place[k, end, axis] == pytest.approx(difference, abs=1e-4)
 
 
 @given(st.integers(0, 100), st.integers(0, 5))

@@ -119,7 +119,7 @@ class Combinations:
         n = self.free
         across = matrix[own, :n]
         return np.concatenate(
-            [matrix[:n, :n] @ x[:n] + x[n:] @ across, across @ x[:n] + matrix[np.ix_(own, own)] @ x[n:]]
+            [matrix[:n, :n] @ x[:n] + x[n:] @ across, across @ x[:n] + matrix[own[:, None], own] @ x[n:]]
         )
 
     def _least(
@@ -130,10 +130,10 @@ class Combinations:
         inverse, follow, curvature = self._eliminated
         n, at = self.free, own - self.free
         follow, free = follow[at], inverse @ pull[:n]
-        held = np.linalg.inv(inverse[np.ix_(gone, gone)])
+        held = np.linalg.inv(inverse[gone[:, None], gone])
         back = follow[:, gone] @ held
         those = np.linalg.solve(
-            curvature[np.ix_(at, at)] + back @ follow[:, gone].T, pull[n:] - follow @ pull[:n] + back @ free[gone]
+            curvature[at[:, None], at] + back @ follow[:, gone].T, pull[n:] - follow @ pull[:n] + back @ free[gone]
         )
         free -= those @ follow
         free -= inverse[:, gone] @ (held @ free[gone])

@@ -60,7 +60,13 @@ def felt(atoms: Iterable[int], near: Sequence[Sequence[int]]) -> set[int]:
 def _unlikelihood(
     table: "_Table", numbers: Sequence[int], near: Sequence[Sequence[int]], among: Iterable[int] | None = None
 ) -> float:
-    kind = lambda i: (numbers[i], min(sum(numbers[j] > 0 for j in near[i]), MOST_NEIGHBOURS))  # noqa: E731
+    kinds: dict[int, Kind] = {}
+
+    def kind(i: int) -> Kind:
+        if i not in kinds:
+            kinds[i] = numbers[i], min(len([j for j in near[i] if numbers[j]]), MOST_NEIGHBOURS)
+        return kinds[i]
+
     total = 0.0
     for i in range(len(numbers)) if among is None else among:
         if numbers[i]:

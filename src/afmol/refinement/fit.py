@@ -47,6 +47,7 @@ from .imaging import (
     pictured,
 )
 from .planes import heights, known_planes
+from .slopes import unexplained
 
 SPREAD_OF_PLACE = (0.045, 0.045, 0.06)
 """Of x, y, z (A): the errors of the network, of sure atoms at the top."""
@@ -76,6 +77,8 @@ BENT = 1.0
 """Spreads from which on a plane says little: rings that are not flat are rare, but then far from it."""
 LEAST_DAMPING, TRIES = 1e-4, 6
 """Of a step, and how many steps are tried, each damped ten times as much."""
+KEPT = 0.75
+"""The share of what a step is to gain from which on no shorter one is tried."""
 HOPEFUL = 10.0
 """How many times closer to what can be a round may come."""
 ALIKE = 1.5
@@ -252,16 +255,24 @@ def seen(
     and without what offset and factor of a slice make up for."""
     residual, factor = residuals(f.image, problem.goal)
     weight = np.sqrt(problem.independent * f.image[..., 0].size / np.square(residual).sum((0, 1)))
-    along = normalised(f.image)
-    table = columns - columns.mean((1, 2), keepdims=True)
-    table -= (table * along).sum((1, 2), keepdims=True) * along
-    table *= (factor * weight).astype(np.float32)
+    table, (nx, ny, nz) = np.empty(columns.shape, np.float32), f.image.shape
+    along, scale = normalised(f.image).reshape(nx, ny * nz), (factor * weight).astype(np.float32)
+    lines = (-1, nx, ny * nz)
+    unexplained(columns.reshape(lines), along, scale, table.reshape(lines))
     return table.reshape(len(columns), -1), (residual * weight).astype(np.float32).ravel()
 
 
-def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterator[tuple[float, Hypothesis]]:
-    """Where least squares go from here, by slopes that may be those of a hypothesis close by: ever shorter steps, and
-    how each is damped."""
+class Step(NamedTuple):
+    """Where least squares go from a hypothesis."""
+
+    to: Hypothesis
+    damping: float
+    hoped: float
+    """By how much less is minimised there, by least squares."""
+
+
+def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterator[Step]:
+    """Ever shorter ones, by slopes that may be those of a hypothesis close by."""
     h, active = f.hypothesis, known.active
     table, left = seen(known.columns, f, problem)
     curvature, pull = (table @ table.T).astype(float), (table @ left).astype(float)
@@ -270,9 +281,9 @@ def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterato
     pull += known_pull
     for _ in range(TRIES):
         damped = curvature + np.diag(damping * np.diag(curvature))
-        values = h.values.copy()
-        values[active] += cho_solve(cho_factor(damped), pull)
-        yield damping, replace(h, values=within(values))
+        values, step = h.values.copy(), cho_solve(cho_factor(damped), pull)
+        values[active] += step
+        yield Step(replace(h, values=within(values)), damping, float(pull @ step - step @ curvature @ step / 2))
         damping *= 10
 
 
@@ -290,13 +301,15 @@ def within(values: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
 
 
 def improved(f: Fitted, known: Slopes, problem: Problem, damping: float) -> tuple[Fitted, float] | None:
-    """The step that lowers the cost most, if one does, and how it is damped."""
+    """The step that lowers the cost most, if one does, and how it is damped; the first that keeps what it promises."""
     best = None
-    for damped, h in steps(f, known, problem, damping):
-        at = evaluated(h, problem)
+    for step in steps(f, known, problem, damping):
+        at = evaluated(step.to, problem)
         if best is not None and (at is None or at.cost >= best[0].cost):
             break
-        best = (at, damped) if at is not None and at.cost < f.cost else best
+        best = (at, step.damping) if at is not None and at.cost < f.cost else best
+        if best is not None and f.cost - best[0].cost > KEPT * step.hoped:
+            break
     return best
 
 

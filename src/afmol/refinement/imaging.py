@@ -20,8 +20,6 @@ from ..structures import Molecule, Scan
 from .charges import expected_charges
 from .slopes import column_slopes, smoothed
 
-SPACING_STEP = 0.02
-"""For the difference that the slope is taken from."""
 PIXEL = 0.25
 """About how wide pixels are that are explained, A."""
 QUADRUPOLE = (-10.0, 20.0, -10.0)
@@ -266,10 +264,6 @@ def picture_slopes(hypothesis: Hypothesis, picture: Picture, goal: Target) -> Fl
     t = np.linspace(-0.5, 0.5, found.shape[-1], dtype=single)
     found[tip_row + of_tip_rows.index(DRIFT_X)] = -t * np.gradient(picture.slices, goal.size[0] / nx, axis=0)
     found[tip_row + of_tip_rows.index(DRIFT_Y)] = -t * np.gradient(picture.slices, goal.size[1] / ny, axis=1)
-    if not h.known:  # a factor on heights: slopes of the heights times these, and the oscillation's
-        values = h.values.copy()
-        values[len(values) - OF_TIP + SPACING] += SPACING_STEP
-        found[tip_row + of_tip_rows.index(SPACING)] = (
-            pictured(replace(h, values=values), goal, picture.top).slices - picture.slices
-        ) / single(SPACING_STEP)
+    if not h.known:
+        found[tip_row + of_tip_rows.index(SPACING)] -= picture.slices  # the larger an oscillation, the fainter
     return found

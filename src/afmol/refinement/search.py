@@ -18,6 +18,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import softmax
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..elements import CATEGORIES, ELEMENTS, NUMBERS, by_class, element_index
@@ -118,7 +119,14 @@ def refined(candidates: Molecule, reading: Molecule, scan: Scan, threads: int = 
     claimed = TABLES * 4 * rows * goal.images.size
     check_claim(claimed, f"To refine {len(candidates)} possible atoms in an image of this size", ScanError)
     problem = Problem(goal, float(candidates.positions[there, 2].max()), 1.0)
-    here = begun(start(candidates, there, numbers, goal.known), problem, progress)
+    with threadpool_limits(1, "blas"):  # threads of its own in each of ours would wait for each other
+        return _searched(start(candidates, there, numbers, goal.known), problem, threads, progress)
+
+
+def _searched(h: Hypothesis, problem: Problem, threads: int, progress: bool) -> Refined:
+    """From the network's reading on."""
+    goal = problem.goal
+    here = begun(h, problem, progress)
     problem = problem._replace(independent=LEAST_INDEPENDENT)
     best, idle = here, 0
     been, fits, effects = set[Graph](), dict[Graph, Hypothesis](), Effects()
@@ -337,6 +345,7 @@ def proposed(f: Fitted, problem: Problem, threads: int, effects: Effects) -> lis
     h = f.hypothesis
     near, before = bonded(h.candidates), graph(h)
     sums = combinations(f, problem, options(h), threads, effects)
+    parts_before = [unlikelihood(before, near, [i]) for i in range(len(before))]
 
     def made(chosen: Combination) -> list[tuple[int, int]]:
         return [change for k in chosen if (o := sums.options[k]) for change in o.made]
@@ -347,7 +356,7 @@ def proposed(f: Fitted, problem: Problem, threads: int, effects: Effects) -> lis
         for atom, number in made(chosen):
             after[atom] = number
         parts_of = felt([atom for atom, _ in made(chosen)], near)
-        plausible = STRENGTH * (unlikelihood(after, near, parts_of) - unlikelihood(before, near, parts_of))
+        plausible = STRENGTH * (unlikelihood(after, near, parts_of) - sum(parts_before[i] for i in parts_of))
         return sums.gained(chosen), plausible + sum(o.price for k in chosen if (o := sums.options[k]))
 
     found: dict[Graph, Hypothesis] = {}
