@@ -279,7 +279,9 @@ def test_atoms_and_tip_go_no_farther_than_they_may():
         values = within(np.full(len(h.values), 9.0 * sign))
         np.testing.assert_array_equal(values[:n].reshape(-1, OF_ATOM)[:, :3], sign * FARTHEST)
         np.testing.assert_array_equal(values[3:n:OF_ATOM], sign * MOST_CHARGE)
-        np.testing.assert_array_equal(values[n:tip], sign * MOST_FACTOR)
+        np.testing.assert_array_equal(
+            values[n:tip].reshape(-1, 2), np.tile(sign * np.array(MOST_FACTOR), (len(ELEMENTS), 1))
+        )
         assert values[tip + DISTANCE] == BOUNDS[DISTANCE][sign > 0]
         assert np.isfinite(
             pictured(replace(h, values=values), target(stack_of(pyridine(), pixel=0.5)), 0.0).slices
@@ -506,6 +508,31 @@ def test_what_an_option_does_is_kept_while_nothing_near_it_changes(monkeypatch):
     other = evaluated(combinations.changed(h, [(0, 6)]), problem)
     combinations.combinations(other, problem, asked, 1, kept)
     assert len(made) == 4  # of both, from which the nitrogen is not far
+
+
+def test_an_option_that_changes_all_is_none(monkeypatch):
+    """What float32 cannot hold is not simulated; what changes so much that sums say nothing is not looked at."""
+    h = begin(pyridine(), "lennard-jones")
+    values, factors = h.values.copy(), OF_ATOM * len(h.there)
+    values[factors] = 3.0  # hydrogen's radius times exp(3), to the twelfth power
+    problem = Problem(target(stack_of(pyridine(), pixel=0.25, noise=0.01)), 0.0, 1.0)
+    assert evaluated(replace(h, values=values), problem) is None
+    f, to_oxygen = evaluated(h, problem), Option(((0, 8),), 1.0)
+    as_it_is = effect(f, problem, to_oxygen)
+    assert len(as_it_is.columns)
+    steep, huge = as_it_is.columns * np.float32(1e18), as_it_is.image * np.float32(1e6)
+    for made, possible in (
+        (as_it_is, True),
+        (as_it_is._replace(columns=steep), False),
+        (as_it_is._replace(image=huge), False),
+    ):
+        monkeypatch.setattr(combinations, "effect", lambda *_, made=made: made)
+        sums = combinations.combinations(f, problem, [to_oxygen], 1, {})
+        assert (sums.options[0] is not None) == possible
+        assert np.isfinite(sums.gained(frozenset()))
+        assert np.isfinite(sums.products).all()
+    known = slopes(f, problem)
+    assert not list(steps(f, known._replace(columns=known.columns * np.float32(1e24)), problem, 1.0))
 
 
 def test_a_wrong_element_and_a_missing_atom_are_found(monkeypatch):

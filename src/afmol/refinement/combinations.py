@@ -38,6 +38,9 @@ ROUNDS = 3
 """In which that is fitted."""
 HOPELESS = 1000.0
 """An option that costs so much more is not fitted on."""
+TOO_MUCH = 1e5
+"""An option that changes an image by so many times more than what is left of it, squared, is none, as one whose values
+do by the square of that: sums in float32 could not tell what makes up for it."""
 
 
 class Option(NamedTuple):
@@ -176,19 +179,25 @@ def combinations(
     changes = np.stack([np.zeros_like(f.image) if e is None else e.image for e in effects])
     rows = np.concatenate([base.columns, *(e.columns for e in possible), changes]).astype(np.float32)
     flat, left = seen(rows, f, problem)
+    pixels = problem.independent * f.image.size
+    own = [np.arange(start, end) for start, end in pairwise(ends)]
+    square = np.einsum("ij,ij->i", flat, flat, dtype=float) / (TOO_MUCH * pixels)
+    useless = [square[len(at) + k] > 1 or (square[of] > TOO_MUCH).any() for k, of in enumerate(own)]
+    for k in np.flatnonzero(useless):
+        flat[[len(at) + k, *own[k]]] = 0.0
     curvature, known = np.zeros((len(at), len(at))), np.zeros(len(at))
     curvature[:a, :a], known[:a] = known_beforehand(h, base.active)
     curvature[range(a, len(at)), range(a, len(at))], known[a:] = own_beforehand(h, at[a:])
     sums = Combinations(
-        [o if e else None for o, e in zip(options, effects, strict=True)],
+        [None if e is None or far else o for o, e, far in zip(options, effects, useless, strict=True)],
         (flat @ flat.T).astype(float),
         (flat @ left).astype(float),
         curvature,
         known,
         np.stack([np.zeros(len(at)) if e is None else e.moved[at] for e in effects]),
-        problem.independent * f.image.size,
+        pixels,
         {int(i): np.flatnonzero(base.active // OF_ATOM == i) for i in np.flatnonzero(h.there)},
-        [np.arange(start, end) for start, end in pairwise(ends)],
+        own,
         at,
         a,
         np.zeros(len(options)),

@@ -66,11 +66,13 @@ TIP_SPREADS = {STIFFNESS: 0.5, CHARGE: 0.06, SHARE: 0.4, DISTANCE: 1.0, DISPERSI
 TIP_SPREADS |= {DRIFT_X: 0.5, DRIFT_Y: 0.5, SPACING: 0.3}
 BOUNDS = {STIFFNESS: (float(np.log(0.1 / 0.4)), float(np.log(2.0 / 0.4))), DISTANCE: (-1.2, 1.8)}
 BOUNDS |= {DISPERSION: (-2.5, 0.7), SPACING: (-1.5, 1.0)}
+BOUNDS |= {CHARGE: (-1.0, 1.0), SHARE: (-4.0, 4.0), DRIFT_X: (-3.0, 3.0), DRIFT_Y: (-3.0, 3.0)}
 """Of the tip's values."""
 FARTHEST = 0.6
 """That an atom moves along each axis, A: what is farther from where the network has it is another atom."""
-MOST_CHARGE, MOST_FACTOR = 2.0, 3.0
-"""e, beside what is expected; logarithm. Far beyond what fits end at: steps that are not damped yet would overflow."""
+MOST_CHARGE, MOST_FACTOR = 2.0, (1.0, 3.0)
+"""e, beside what is expected; logarithms. Far beyond what fits end at, as charge, share and drift of the tip are: steps
+that are not damped yet would overflow."""
 OUTLIER = 4.0
 """Spreads from which on a distance says little (restraints.py)."""
 BENT = 1.0
@@ -146,9 +148,10 @@ def _robust(errors: Float[np.ndarray, " k"], tail: float | Float[np.ndarray, " k
 
 def evaluated(h: Hypothesis, problem: Problem) -> Fitted | None:
     """A hypothesis as it is; None where it cannot be simulated."""
-    with suppress(ScanError, MoleculeError):
+    with suppress(ScanError, MoleculeError), np.errstate(over="ignore", invalid="ignore"):
         picture = pictured(h, problem.goal, problem.top)
-        return Fitted(h, cost_of(h, picture.slices, problem), picture)
+        cost = cost_of(h, picture.slices, problem)
+        return Fitted(h, cost, picture) if np.isfinite(cost) else None  # none that float32 cannot hold
     return None
 
 
@@ -275,7 +278,10 @@ def steps(f: Fitted, known: Slopes, problem: Problem, damping: float) -> Iterato
     """Ever shorter ones, by slopes that may be those of a hypothesis close by."""
     h, active = f.hypothesis, known.active
     table, left = seen(known.columns, f, problem)
-    curvature, pull = (table @ table.T).astype(float), (table @ left).astype(float)
+    with np.errstate(over="ignore", invalid="ignore"):
+        curvature, pull = (table @ table.T).astype(float), (table @ left).astype(float)
+    if not np.isfinite(curvature).all():  # the tip runs into an atom, and float32 cannot say how steeply
+        return
     known_curvature, known_pull = known_beforehand(h, active)
     curvature += known_curvature
     pull += known_pull
@@ -294,7 +300,8 @@ def within(values: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
     most = np.array([FARTHEST, FARTHEST, FARTHEST, MOST_CHARGE])
     of_atoms = values[:elements].reshape(-1, OF_ATOM)
     of_atoms[:] = np.clip(of_atoms, -most, most)
-    values[elements:tip] = np.clip(values[elements:tip], -MOST_FACTOR, MOST_FACTOR)
+    factors = values[elements:tip].reshape(-1, OF_ELEMENT)
+    factors[:] = np.clip(factors, -np.array(MOST_FACTOR), MOST_FACTOR)
     for which, (low, high) in BOUNDS.items():
         values[tip + which] = np.clip(values[tip + which], low, high)
     return values
