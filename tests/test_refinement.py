@@ -521,12 +521,12 @@ def test_an_option_that_changes_all_is_none(monkeypatch):
     as_it_is = effect(f, problem, to_oxygen)
     assert len(as_it_is.columns)
     steep, huge = as_it_is.columns * np.float32(1e18), as_it_is.image * np.float32(1e6)
-    for made, possible in (
+    for of_option, possible in (
         (as_it_is, True),
         (as_it_is._replace(columns=steep), False),
         (as_it_is._replace(image=huge), False),
     ):
-        monkeypatch.setattr(combinations, "effect", lambda *_, made=made: made)
+        monkeypatch.setattr(combinations, "effect", lambda *_, found=of_option: found)
         sums = combinations.combinations(f, problem, [to_oxygen], 1, {})
         assert (sums.options[0] is not None) == possible
         assert np.isfinite(sums.gained(frozenset()))
