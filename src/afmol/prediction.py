@@ -86,9 +86,9 @@ def predict(
         formula: of the molecule, such as C24H8O6, or C24H?O6 where a number is not known: there are no other elements,
             and in each molecule of the scan no more atoms of any (composition.py).
         progress: show a bar over the tiles, if there are several, and over what is tried to refine.
-        refine: test the reading by simulation and change what explains the stack badly (refinement/): a minute for
-            a molecule of 15 atoms, two to ten for one of 40. Then `explained` says how much is. Not where the images
-            are doubted.
+        refine: test the reading by simulation and change what explains the stack badly (refinement/): half a
+            minute of a core for a molecule of 15 atoms, up to five for one of 40. Then `explained` says how much is.
+            Not where the images are doubted.
 
     Raises:
         ScanError: fewer than three slices that show anything, an image too small or too large, an impossible pixel

@@ -78,7 +78,7 @@ def predict(
         formula: of the molecule, such as C24H8O6, if you know it: then there are no other elements, and no more atoms
             of any. It is believed, so be sure. Write ? for a number that you do not know: C24H?O6, C?H?O?.
         refine: test what is read by simulating it, and change what explains the stack badly: atoms, elements, places.
-            A minute or two for a molecule of 15 atoms, two to ten for one of 40. It is said how much of the images the
+            Half a minute for a molecule of 15 atoms, up to five for one of 40. It is said how much of the images the
             molecule then explains.
         hydrogens: add hydrogens that the image does not show where the molecule's valences ask for them, for those who
             want to calculate on. They are guesses: confidence 0, "unseen" in NAME.json. A molecule that the rim of the
@@ -364,8 +364,8 @@ def evaluate(
         depth: atoms are asked for down to this far below the topmost one, in Angstrom; the model's usual depth if it
             is not given.
         told: what the model is told of each molecule, as --formula of predict does: its elements, or all of it.
-        refine: test what is read by simulation, as --refine of predict does; a minute a molecule, and more for
-            large ones.
+        refine: test what is read by simulation, as --refine of predict does; half a minute a molecule, and more
+            for large ones.
     """
     from ..checkpoint import load_model
     from ..evaluation import EvaluationConfig, write_evaluation

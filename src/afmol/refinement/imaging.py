@@ -255,7 +255,8 @@ def picture_slopes(hypothesis: Hypothesis, picture: Picture, goal: Target) -> Fl
         column_slopes(
             h.force != "lennard-jones", x, scene.y, scene.heights, scene.springs[0], *fixed, *electric, probe[i], out
         )
-        found[:, i] = out.transpose(0, 2, 1) @ weights
+        with np.errstate(over="ignore", invalid="ignore"):  # of a tip that runs into an atom; fit.py stops there
+            found[:, i] = out.transpose(0, 2, 1) @ weights
     own = len(h.values) - OF_TIP
     tip_row, of_tip_rows = rows - OF_TIP, [int(k) - own for k in h.active if k >= own]
     for k, row in enumerate(of_tip_rows):

@@ -11,6 +11,7 @@ k q Q of a charge                 r_t^-3 m_t
 ln k_lateral                      k_lateral (lambda_x u_x + lambda_y u_y)
 
 How such loops have to be written for SIMD instructions: simulation/forces/force.py.
+numba's cache on disk notices changes of this file alone: after one of `decayed`, touch it.
 """
 
 import numpy as np
@@ -103,7 +104,7 @@ def column_slopes(
                     w[AQ + lane], w[T0 + lane], w[T1 + lane], w[T2 + lane] = zero, g0, g1, g2
                     w[DISPERSION + lane] += t2 * g2
                 for t in range(3):
-                    at_tip, above, quarter = tip[t, 0], tip[t, 1], quadrupole[t]
+                    at_tip, above, of_share = tip[t, 0], tip[t, 1], quadrupole[t]
                     at_probe = one if t == 1 else zero
                     for lane in range(LANES):
                         vx, vy, vz = w[VX + lane], w[VY + lane], w[VZ + lane]
@@ -118,7 +119,7 @@ def column_slopes(
                         w[AZ + lane] += b * m * dz - a * vz
                         w[AQ + lane] += coulomb * at_tip * i3 * m
                         w[CHARGE + lane] += q * at_probe * i3 * m
-                        w[SHARE + lane] += q * quarter * i3 * m
+                        w[SHARE + lane] += q * of_share * i3 * m
                 for lane in range(LANES):
                     w[DISTANCE + lane] -= w[AZ + lane]
                 for row in range(4):

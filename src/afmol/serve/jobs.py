@@ -90,7 +90,7 @@ def found(request: dict[str, Any], payload: bytes, say: Say) -> Answer:
     say("loading the model")
     network, name = _model(str(request["model"]))
     refine = bool(request.get("refine"))
-    say("testing what is read by simulation, for a minute or more" if refine else "looking for atoms")
+    say("testing what is read by simulation, for half a minute or more" if refine else "looking for atoms")
     scan, formula = scan_of(request["scan"], payload), _formula(request)
     molecule = predict(scan, network, formula=formula, refine=refine)
     return prediction_record(scan, molecule, name, network.config.depth, formula=formula), b""
